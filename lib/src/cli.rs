@@ -13,11 +13,12 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::builder::{BoolishValueParser, TypedValueParser as _};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, Parser};
 
 use crate::log::{self, LogLevel};
+use crate::mask::mask_url;
 use crate::printable::escape;
 use crate::{Exit, Failure, nagios, stdout};
 
@@ -220,7 +221,7 @@ fn parse_layers<T: Tool>(
     let mut command = prepared::<T>(&argv, has_environment);
     let matches = command
         .try_get_matches_from_mut(&argv)
-        .map_err(|error| explain_missing_equals(&mut command, &argv, error))?;
+        .map_err(|error| mask_value(explain_missing_equals(&mut command, &argv, error)))?;
     environment::exclude(&mut command, T::EXCLUSIVE, &matches)?;
     let args = T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
     let command_line = CommandLine {
@@ -239,6 +240,15 @@ fn prepared<T: Tool>(argv: &[OsString], has_environment: bool) -> Command {
         true => environment::applicable(command::<T>(), T::EXCLUSIVE, argv),
         false => environment::without_variables(command::<T>()),
     }
+}
+
+/// The error without the secrets of a URL that it quotes.
+fn mask_value(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
+        let masked = mask_url(value);
+        error.insert(ContextKind::InvalidValue, ContextValue::String(masked));
+    }
+    error
 }
 
 /// The error of a command line. A word that was not understood behind a switch is most likely its value.
@@ -362,6 +372,8 @@ mod tests {
         cache: bool,
         #[arg(long)]
         path_style: Option<bool>,
+        #[arg(long)]
+        level: Option<LogLevel>,
         rest: Vec<String>,
     }
 
@@ -466,6 +478,16 @@ mod tests {
                 None => assert!(!said.contains("behind `=`"), "{said}"),
             }
         }
+    }
+
+    #[test]
+    fn refused_url_is_quoted_without_its_secrets() {
+        let error = parse::<Args, _>(["t", "--level=ftp://u:hunter2@h/?k=hunter2"]).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("ftp://***@h/?k=***") && !text.contains("hunter2"),
+            "{text}"
+        );
     }
 
     #[test]

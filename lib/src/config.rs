@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_saphyr::{MessageFormatter as _, UserMessageFormatter};
 
+use crate::suggestion::nearest;
 use crate::{Exit, Failure};
 
 pub use files::{ConfigFiles, FileSetting};
@@ -183,7 +184,7 @@ pub fn explain(file: &Path, error: &serde_saphyr::Error) -> Failure {
     } = error.without_snippet()
     {
         let failure = Failure::new(Exit::CONFIG, format!("{place}: unknown key `{field}`"));
-        return match nearest(field, expected) {
+        return match nearest(field, expected.iter().copied()) {
             Some(key) => failure.remedy(format!("did you mean `{key}`?")),
             None => failure.remedy(format!("the keys are {}", expected.join(", "))),
         };
@@ -240,14 +241,6 @@ fn last_key(line: &str) -> Option<(&str, &str)> {
 
 fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-_.".contains(c)
-}
-
-fn nearest<'a>(wrong: &str, keys: &[&'a str]) -> Option<&'a str> {
-    keys.iter()
-        .map(|key| (strsim::jaro_winkler(wrong, key), *key))
-        .filter(|(likeness, _)| *likeness > 0.85)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, key)| key)
 }
 
 #[cfg(test)]

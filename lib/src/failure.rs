@@ -27,6 +27,29 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     })
 }
 
+/// The texts of an error and its causes, outermost first, without those that an earlier one contains.
+fn chain_texts(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut texts: Vec<String> = Vec::new();
+    for text in chain(error).map(|error| error.to_string().replace('\n', " ")) {
+        if !text.is_empty() && !texts.iter().any(|outer| outer.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    texts
+}
+
+/// An error and its causes on one line: the text of hyper's or an SDK's error alone leaves out what happened.
+#[must_use]
+pub fn format_chain(error: &(dyn Error + 'static)) -> String {
+    chain_texts(error).join(": ")
+}
+
+/// The innermost cause of an error.
+#[must_use]
+pub fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    chain(error).last().unwrap_or(error)
+}
+
 /// The first error of type `T` in a chain of causes: decisions depend on types, never on the text of an error.
 #[must_use]
 pub fn cause_of<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
@@ -138,18 +161,11 @@ impl Failure {
     /// The causes, outermost first, without those that only repeat an earlier text.
     #[must_use]
     pub fn causes(&self) -> Vec<String> {
-        let mut causes: Vec<String> = Vec::new();
-        let mut next = self.source.as_deref().map(|source| source as &dyn Error);
-        while let Some(cause) = next {
-            let text = cause.to_string();
-            if !text.is_empty()
-                && !causes.iter().any(|earlier| earlier.contains(&text))
-                && !self.message.contains(&text)
-            {
-                causes.push(text.replace('\n', " "));
-            }
-            next = cause.source();
-        }
+        let Some(source) = self.source.as_deref() else {
+            return Vec::new();
+        };
+        let mut causes = chain_texts(source);
+        causes.retain(|cause| !self.message.contains(cause));
         causes
     }
 }
@@ -182,6 +198,15 @@ mod tests {
             .because(inner);
         assert_eq!(failure.to_string(), "cannot write /x: buy a disk");
         assert_eq!(failure.causes(), ["disk on fire"]);
+    }
+
+    #[test]
+    fn error_and_its_causes_stand_on_one_line_once_each() {
+        let inner = Failure::new(Exit::IO, "disk\nfull").because(io::Error::other("no space"));
+        let wrapped = io::Error::other(inner);
+        let outer = Failure::new(Exit::IO, "cannot write /x").because(wrapped);
+        assert_eq!(format_chain(&outer), "cannot write /x: disk full: no space");
+        assert_eq!(root_cause(&outer).to_string(), "no space");
     }
 
     #[test]

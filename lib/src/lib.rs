@@ -16,6 +16,7 @@ pub mod file;
 #[cfg(feature = "follow")]
 pub mod file_watcher;
 pub mod health;
+pub mod hex;
 pub mod http;
 pub mod listen;
 pub mod log;
@@ -26,7 +27,11 @@ pub mod printable;
 pub mod runtime;
 pub mod shutdown;
 pub mod stdout;
+#[cfg(feature = "config")]
+pub mod suggestion;
 pub mod thread;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod units;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;

@@ -106,10 +106,10 @@ fn parse(tool: &ToolCli, line: &str, variables: &[(String, String)]) -> String {
         .envs(variables.iter().cloned())
         .output()
         .unwrap();
-    let said = CommandOutcome::from(output).exits(0).stdout;
-    let mut lines = said.lines();
+    let message = CommandOutcome::from(output).exits(0).stdout;
+    let mut lines = message.lines();
     let parsed = lines.find_map(|line| line.strip_prefix("parsed: "));
-    parsed.unwrap_or_else(|| panic!("{said}")).to_owned()
+    parsed.unwrap_or_else(|| panic!("{message}")).to_owned()
 }
 
 #[test]
@@ -265,27 +265,33 @@ fn first_layer_that_names_exclusive_flag_wins() {
                         given(other, value(other))
                     ));
 
-                    let said = parse(&tool, &with_flag, &[variable(other)]);
-                    assert!(said.contains(&format!("({flag:?}, CommandLine)")), "{said}");
-                    assert!(!said.contains(&format!("({rival:?}, ")), "{said}");
-                    for said in [
+                    let message = parse(&tool, &with_flag, &[variable(other)]);
+                    assert!(
+                        message.contains(&format!("({flag:?}, CommandLine)")),
+                        "{message}"
+                    );
+                    assert!(!message.contains(&format!("({rival:?}, ")), "{message}");
+                    for message in [
                         parse(&tool, &both, &[]),
                         parse(&tool, &line(""), &[variable(one), variable(other)]),
                     ] {
                         let refused = ["exclude one another", "cannot be used with"];
                         assert!(
-                            refused.iter().any(|text| said.contains(text)),
-                            "{flag} {rival}: {said}"
+                            refused.iter().any(|text| message.contains(text)),
+                            "{flag} {rival}: {message}"
                         );
                     }
                     if is_switch(one) {
-                        let said = parse(
+                        let message = parse(
                             &tool,
                             &line(&given(one, "no")),
                             &[variable(one), variable(other)],
                         );
                         let chosen = [format!("({rival:?}, EnvVariable)")];
-                        assert!(chosen.iter().all(|text| said.contains(text)), "{said}");
+                        assert!(
+                            chosen.iter().all(|text| message.contains(text)),
+                            "{message}"
+                        );
                     }
                 }
             }
@@ -419,9 +425,9 @@ fn too_few_open_files_are_error_and_never_panic() {
             process.arg(bin(tool)).args(args.split(' '));
             process.env("AWS_EC2_METADATA_DISABLED", "true");
             let outcome = CommandOutcome::from(process.current_dir(&temp).output().unwrap());
-            let said = format!("{line} with {limit}: {outcome:?}");
-            assert!(!outcome.stderr.contains("panicked"), "{said}");
-            assert!((0..=127).contains(&outcome.code), "{said}");
+            let message = format!("{line} with {limit}: {outcome:?}");
+            assert!(!outcome.stderr.contains("panicked"), "{message}");
+            assert!((0..=127).contains(&outcome.code), "{message}");
             is_refused |= outcome
                 .stderr
                 .contains("cannot start a runtime: allow this process");
@@ -473,13 +479,16 @@ fn fetch_with_too_few_open_files_is_io_error_that_names_limit() {
         for limit in 4..=40 {
             let _ = std::fs::remove_dir_all(temp.child("new"));
             let outcome = run(&line, limit);
-            let said = format!("{line} with {limit}: {outcome:?}");
-            assert!([0, failed].contains(&outcome.code), "{said}");
+            let message = format!("{line} with {limit}: {outcome:?}");
+            assert!([0, failed].contains(&outcome.code), "{message}");
             let is_named = outcome
                 .stderr
                 .contains("allow this process more open files");
-            assert!(is_named || outcome.code == 0, "{said}");
-            assert!(!outcome.stderr.contains("belongs to this user"), "{said}");
+            assert!(is_named || outcome.code == 0, "{message}");
+            assert!(
+                !outcome.stderr.contains("belongs to this user"),
+                "{message}"
+            );
         }
         run(&line, 100).exits(0);
     }
@@ -540,11 +549,11 @@ fn fetch_with_too_few_processes_is_io_error_that_names_limit() {
         };
         for limit in 1..=12 {
             let outcome = run(&line, limit);
-            let said = format!("{line} with {limit}: {outcome:?}");
-            assert!([0, failed].contains(&outcome.code), "{said}");
+            let message = format!("{line} with {limit}: {outcome:?}");
+            assert!([0, failed].contains(&outcome.code), "{message}");
             let is_named = outcome.stderr.contains("allow this user more processes");
-            assert!(is_named || outcome.code == 0, "{said}");
-            assert!(limit > 1 || outcome.code == failed, "{said}");
+            assert!(is_named || outcome.code == 0, "{message}");
+            assert!(limit > 1 || outcome.code == failed, "{message}");
         }
         run(&line, 100).exits(0);
     }

@@ -3,7 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test stops at the first thing that is not as it says"
+    reason = "a test stops at its first failed assertion"
 )]
 
 mod admin;

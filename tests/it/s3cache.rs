@@ -182,8 +182,7 @@ fn bytes(length: usize, seed: u64) -> Vec<u8> {
 
 /// SHA-256 in hex.
 fn sha256(bytes: &[u8]) -> String {
-    let digest = sha2::Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hostkit::hex::encode(&sha2::Sha256::digest(bytes))
 }
 
 /// A number from a seed (splitmix64), so that random choices are reproducible.

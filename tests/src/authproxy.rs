@@ -60,7 +60,7 @@ impl AuthproxyProcess {
     #[track_caller]
     pub fn start_with_launcher(launcher: &[&str], args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let mut said = String::new();
+        let mut output = String::new();
         for _ in 0..ATTEMPTS {
             let (port, admin) = (free_port(), free_port());
             let directory = tempfile::tempdir().unwrap();
@@ -75,13 +75,13 @@ impl AuthproxyProcess {
                         directory,
                     };
                 }
-                Err(log) => said = log,
+                Err(log) => output = log,
             }
-            if !said.contains("in use") {
+            if !output.contains("in use") {
                 break;
             }
         }
-        panic!("authproxy ended: {said}");
+        panic!("authproxy ended: {output}");
     }
 
     /// Kills and restarts it with the same ports and flags; the log is cleared.

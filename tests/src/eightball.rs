@@ -143,11 +143,7 @@ fn keep(
     make: impl FnOnce(&Path, &Path) -> Result<(), String>,
 ) -> Result<(), String> {
     let digest = Sha256::digest(fs::read(source).unwrap());
-    let hex: String = digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex = hostkit::hex::encode(&digest[..8]);
     let directory = tools().join("fixtures");
     let kept = directory.join(format!("{hex}-{name}"));
     if !kept.exists() {

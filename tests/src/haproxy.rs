@@ -174,16 +174,16 @@ impl HaproxyInstance {
                 .arg(format!("{},mode,600", self.master_socket().display())),
         };
         // A file, because a daemon keeps a pipe open and reading it would not end.
-        let said = self.directory().join("stderr");
-        let stderr = fs::File::create(&said).unwrap();
+        let output = self.directory().join("stderr");
+        let stderr = fs::File::create(&output).unwrap();
         let status = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr)
             .status()
             .unwrap();
-        let said = || fs::read_to_string(&said).unwrap_or_default();
-        assert!(status.success(), "haproxy does not start: {}", said());
+        let output = || fs::read_to_string(&output).unwrap_or_default();
+        assert!(status.success(), "haproxy does not start: {}", output());
         // The master re-executes itself once its worker runs, and answers reliably only then.
         wait_until("haproxy answers", || {
             self.ask("show info").is_some()
@@ -278,7 +278,7 @@ impl HaproxyInstance {
     /// Kills all processes with SIGKILL and waits for their end; sockets and files stay.
     pub fn kill(&self) {
         let mut killed = Vec::new();
-        wait_until("haproxy is gone", || {
+        wait_until("haproxy has ended", || {
             let processes = self.processes();
             for pid in &processes {
                 send_signal(*pid, Signal::SIGKILL);

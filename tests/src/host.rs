@@ -80,10 +80,10 @@ impl SilentFs {
         let mut server = Command::new("sh");
         server.args(["-c", script]).arg(mount.path());
         let mut server = ChildGuard(server.stdout(Stdio::piped()).spawn().unwrap());
-        let mut told = String::new();
+        let mut outcome = String::new();
         let output = server.0.stdout.take().unwrap();
-        BufReader::new(output).read_line(&mut told).unwrap();
-        if told.is_empty() {
+        BufReader::new(output).read_line(&mut outcome).unwrap();
+        if outcome.is_empty() {
             return Err("FUSE cannot be mounted".to_owned());
         }
         Ok(Self {
@@ -278,11 +278,11 @@ pub(crate) fn succeed(command: &mut Command) -> Result<(), String> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    let message = String::from_utf8_lossy(&output.stderr);
     Err(format!(
         "{name} failed ({}): {}",
         output.status,
-        said.trim()
+        message.trim()
     ))
 }
 
@@ -296,8 +296,8 @@ mod tests {
         let Some(mut command) = or_skip("other users", run_as(12_345, "id")) else {
             return;
         };
-        let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
-        assert_eq!(said.trim(), "uid=12345 gid=12345 groups=12345");
+        let message = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        assert_eq!(message.trim(), "uid=12345 gid=12345 groups=12345");
     }
 
     #[test]

@@ -13,10 +13,13 @@
     reason = "a kit that cannot start a server must fail the test"
 )]
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use hostkit::dir::{Dir, Durability};
 
 pub mod authproxy;
 pub mod cache;
@@ -219,6 +222,14 @@ pub(crate) fn tools() -> PathBuf {
         .parent()
         .expect("a target directory")
         .join("tools")
+}
+
+/// Replaces a file by one with these bytes; a reader sees either all of the old one or all of the new one.
+pub fn replace_file(path: &Path, bytes: &[u8]) {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap();
+    let directory = Dir::open(path.parent().unwrap()).unwrap();
+    let written = directory.write_atomic(name, bytes, 0o644, Durability::Process);
+    written.unwrap();
 }
 
 /// A port of 127.0.0.1 that was free a moment ago.

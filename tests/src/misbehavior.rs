@@ -42,7 +42,7 @@ pub fn format_response(status: &str, body: &str) -> Vec<u8> {
 
 #[derive(Debug)]
 struct BehaviorState {
-    manner: Mutex<ConnectionBehavior>,
+    behavior: Mutex<ConnectionBehavior>,
     requests: Mutex<Vec<String>>,
     connections: AtomicUsize,
     written: AtomicU64,
@@ -59,30 +59,30 @@ pub struct MisbehavingServer {
 impl MisbehavingServer {
     /// Starts a server on a free port of 127.0.0.1.
     #[must_use]
-    pub fn start(manner: ConnectionBehavior) -> Self {
-        Self::on((Ipv4Addr::LOCALHOST, 0).into(), manner)
+    pub fn start(behavior: ConnectionBehavior) -> Self {
+        Self::on((Ipv4Addr::LOCALHOST, 0).into(), behavior)
     }
 
     /// Starts a server on a free port of ::1 only.
     ///
     /// # Errors
     /// This host has no IPv6.
-    pub fn start_v6(manner: ConnectionBehavior) -> Result<Self, String> {
+    pub fn start_v6(behavior: ConnectionBehavior) -> Result<Self, String> {
         match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
-            Ok(listener) => Ok(Self::with(listener, manner)),
+            Ok(listener) => Ok(Self::with(listener, behavior)),
             Err(error) => Err(format!("no IPv6: {error}")),
         }
     }
 
     /// Starts a server on a free address.
     #[must_use]
-    pub fn on(address: SocketAddr, manner: ConnectionBehavior) -> Self {
-        Self::with(TcpListener::bind(address).expect("a free port"), manner)
+    pub fn on(address: SocketAddr, behavior: ConnectionBehavior) -> Self {
+        Self::with(TcpListener::bind(address).expect("a free port"), behavior)
     }
 
-    fn with(listener: TcpListener, manner: ConnectionBehavior) -> Self {
+    fn with(listener: TcpListener, behavior: ConnectionBehavior) -> Self {
         let shared = Arc::new(BehaviorState {
-            manner: Mutex::new(manner),
+            behavior: Mutex::new(behavior),
             requests: Mutex::default(),
             connections: AtomicUsize::default(),
             written: AtomicU64::default(),
@@ -102,8 +102,8 @@ impl MisbehavingServer {
     }
 
     /// Sets the behavior of later connections.
-    pub fn set_behavior(&self, manner: ConnectionBehavior) {
-        *self.shared.manner.lock().unwrap() = manner;
+    pub fn set_behavior(&self, behavior: ConnectionBehavior) {
+        *self.shared.behavior.lock().unwrap() = behavior;
     }
 
     /// Releases the responses that are held.
@@ -130,17 +130,17 @@ impl MisbehavingServer {
 }
 
 async fn serve(stream: TcpStream, shared: Arc<BehaviorState>) {
-    let manner = shared.manner.lock().unwrap().clone();
+    let behavior = shared.behavior.lock().unwrap().clone();
     // Many tests are about clients that disconnect early.
-    let _ = behave(stream, manner, &shared).await;
+    let _ = behave(stream, behavior, &shared).await;
 }
 
 async fn behave(
     mut stream: TcpStream,
-    manner: ConnectionBehavior,
+    behavior: ConnectionBehavior,
     shared: &BehaviorState,
 ) -> std::io::Result<()> {
-    if matches!(manner, ConnectionBehavior::Close) {
+    if matches!(behavior, ConnectionBehavior::Close) {
         return Ok(());
     }
     let released = shared.released.notified();
@@ -150,7 +150,7 @@ async fn behave(
     }
     let text = String::from_utf8_lossy(&head).trim_end().to_owned();
     shared.requests.lock().unwrap().push(text);
-    match manner {
+    match behavior {
         ConnectionBehavior::Close => {}
         ConnectionBehavior::Reset => stream.set_zero_linger()?,
         ConnectionBehavior::Answer(bytes) => send(&mut stream, &bytes, shared).await?,

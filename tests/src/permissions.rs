@@ -37,7 +37,7 @@ pub enum PermissionsBehavior {
 struct PermissionsState {
     known: HashMap<String, Value>,
     /// Applied in turn, repeatedly.
-    manners: Vec<PermissionsBehavior>,
+    behaviors: Vec<PermissionsBehavior>,
     /// The hash of each query, in order.
     asked: Vec<String>,
     requests: Vec<String>,
@@ -99,14 +99,14 @@ impl PermissionsServer {
     }
 
     /// Sets the behavior of later queries.
-    pub fn set_behavior(&self, manner: PermissionsBehavior) {
-        self.set_behaviors(vec![manner]);
+    pub fn set_behavior(&self, behavior: PermissionsBehavior) {
+        self.set_behaviors(vec![behavior]);
     }
 
     /// Sets behaviors that later queries get in turn, repeatedly.
-    pub fn set_behaviors(&self, manners: Vec<PermissionsBehavior>) {
+    pub fn set_behaviors(&self, behaviors: Vec<PermissionsBehavior>) {
         let mut state = self.state.lock().unwrap();
-        state.manners = manners;
+        state.behaviors = behaviors;
         state.asked.clear();
         state.requests.clear();
     }
@@ -151,8 +151,7 @@ impl PermissionsServer {
 /// The SHA-256 of a key in hex, which files, queries and logs have in its place.
 #[must_use]
 pub fn hash_key(key: &str) -> String {
-    let digest = Sha256::digest(key.as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hostkit::hex::encode(&Sha256::digest(key.as_bytes()))
 }
 
 /// The default id of a key.
@@ -168,9 +167,8 @@ pub fn write_acl_file(path: &Path, keys: &[(&str, &[&str])]) {
         .map(|(key, rights)| json!({"id": key_id(key), "sha256": hash_key(key), "rights": rights}))
         .collect();
     // JSON is YAML.
-    let part = path.with_extension("part");
-    std::fs::write(&part, json!({ "keys": keys }).to_string()).unwrap();
-    std::fs::rename(&part, path).unwrap();
+    let text = json!({ "keys": keys }).to_string();
+    crate::replace_file(path, text.as_bytes());
 }
 
 fn serve_on(listener: TcpListener, state: &Arc<Mutex<PermissionsState>>) -> TcpServer {
@@ -193,8 +191,8 @@ async fn serve(mut stream: TcpStream, state: &Mutex<PermissionsState>) -> std::i
         let asked = serde_json::from_str::<Value>(&body).ok();
         let hash = asked.and_then(|asked| Some(asked["key_sha256"].as_str()?.to_owned()));
         let hash = hash.unwrap_or_default();
-        let manner = state.lock().unwrap().take(&hash, request);
-        match manner {
+        let behavior = state.lock().unwrap().take(&hash, request);
+        match behavior {
             PermissionsBehavior::Answer => {
                 let answer = state.lock().unwrap().answer(&hash);
                 stream
@@ -266,9 +264,9 @@ impl PermissionsState {
         let turn = self.asked.len();
         self.asked.push(hash.to_owned());
         self.requests.push(request);
-        let turn = turn.checked_rem(self.manners.len());
+        let turn = turn.checked_rem(self.behaviors.len());
         turn.map_or(PermissionsBehavior::Answer, |turn| {
-            self.manners[turn].clone()
+            self.behaviors[turn].clone()
         })
     }
 

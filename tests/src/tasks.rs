@@ -23,9 +23,9 @@ pub use rolling::RollingJob;
 use serve::ReservedPort;
 
 /// How many tasks may wait for the thread to start them.
-const BIRTHS: usize = 1024;
+const PENDING_STARTS: usize = 1024;
 /// How many threads may wait for the registry.
-const TELLERS: usize = 8;
+const REGISTRY_THREADS: usize = 8;
 
 /// The number of a task in launch order, from 0.
 pub type TaskSerial = u64;
@@ -143,7 +143,7 @@ impl TaskJournal {
 struct TaskStart {
     task: TaskLaunch,
     port: ReservedPort,
-    book: Arc<TaskJournal>,
+    journal: Arc<TaskJournal>,
     chance: RandomSequence,
     end: oneshot::Receiver<TaskEnd>,
 }
@@ -155,13 +155,13 @@ pub struct TaskPlayer {
     chance: RandomSequence,
     draws: AtomicU64,
     lives: Mutex<Vec<TaskHandle>>,
-    births: Option<mpsc::Sender<TaskStart>>,
+    starts: Option<mpsc::Sender<TaskStart>>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
 struct TaskHandle {
-    book: Arc<TaskJournal>,
+    journal: Arc<TaskJournal>,
     /// `None` once it was used.
     end: Option<oneshot::Sender<TaskEnd>>,
 }
@@ -170,17 +170,17 @@ impl TaskPlayer {
     /// Starts a simulation without tasks. The same `seed` gives the same delays.
     #[must_use]
     pub fn start(seed: u64, registry: Arc<dyn TaskRegistry>) -> Self {
-        let (births, born) = mpsc::channel(BIRTHS);
+        let (starts, received) = mpsc::channel(PENDING_STARTS);
         let thread = std::thread::Builder::new()
             .name("tasks".to_owned())
-            .spawn(move || run(registry, born))
+            .spawn(move || run(registry, received))
             .expect("a thread");
         Self {
             start: Instant::now(),
             chance: RandomSequence::new(seed),
             draws: AtomicU64::new(0),
             lives: Mutex::new(Vec::new()),
-            births: Some(births),
+            starts: Some(starts),
             thread: Some(thread),
         }
     }
@@ -194,7 +194,7 @@ impl TaskPlayer {
         let serial = lives.len() as TaskSerial;
         let wanted = task.address.unwrap_or_else(|| own_address(serial));
         let port = ReservedPort::take(wanted).unwrap_or_else(|error| panic!("{wanted}: {error}"));
-        let book = Arc::new(TaskJournal {
+        let journal = Arc::new(TaskJournal {
             start: self.start,
             announcement: TaskAnnouncement {
                 serial,
@@ -207,19 +207,19 @@ impl TaskPlayer {
         });
         let (end, ended) = oneshot::channel();
         lives.push(TaskHandle {
-            book: book.clone(),
+            journal: journal.clone(),
             end: Some(end),
         });
         drop(lives);
-        let birth = TaskStart {
+        let start = TaskStart {
             task,
             port,
-            book,
+            journal,
             chance: self.chance.fork(serial),
             end: ended,
         };
-        let births = self.births.as_ref().expect("open until it is dropped");
-        births.blocking_send(birth).expect("the thread runs");
+        let starts = self.starts.as_ref().expect("open until it is dropped");
+        starts.blocking_send(start).expect("the thread runs");
         serial
     }
 
@@ -241,12 +241,12 @@ impl TaskPlayer {
 
     #[must_use]
     pub fn announcement(&self, serial: TaskSerial) -> TaskAnnouncement {
-        self.book(serial).announcement.clone()
+        self.journal(serial).announcement.clone()
     }
 
     #[must_use]
     pub fn record(&self, serial: TaskSerial) -> TaskRecord {
-        self.book(serial).record.lock().unwrap().clone()
+        self.journal(serial).record.lock().unwrap().clone()
     }
 
     /// The records of all tasks, by serial.
@@ -278,10 +278,10 @@ impl TaskPlayer {
         what: &str,
         holds: impl Fn(&TaskRecord) -> bool,
     ) {
-        let book = self.book(serial);
+        let journal = self.journal(serial);
         let began = Instant::now();
-        while !holds(&book.record.lock().unwrap()) {
-            let task = &book.announcement;
+        while !holds(&journal.record.lock().unwrap()) {
+            let task = &journal.announcement;
             assert!(
                 began.elapsed() < limit,
                 "waited {limit:?} in vain: {task:?} {what}"
@@ -290,8 +290,8 @@ impl TaskPlayer {
         }
     }
 
-    fn book(&self, serial: TaskSerial) -> Arc<TaskJournal> {
-        self.lives.lock().unwrap()[serial as usize].book.clone()
+    fn journal(&self, serial: TaskSerial) -> Arc<TaskJournal> {
+        self.lives.lock().unwrap()[serial as usize].journal.clone()
     }
 
     /// The next random sequence for decisions of the caller.
@@ -303,7 +303,7 @@ impl TaskPlayer {
 
 impl Drop for TaskPlayer {
     fn drop(&mut self) {
-        drop(self.births.take());
+        drop(self.starts.take());
         if let Some(thread) = self.thread.take() {
             // A panic of the thread was printed already; a second one here would hide the test's own.
             let _ = thread.join();
@@ -317,15 +317,15 @@ fn own_address(serial: TaskSerial) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(127, 64 + high % 64, middle, low), 0))
 }
 
-fn run(registry: Arc<dyn TaskRegistry>, mut born: mpsc::Receiver<TaskStart>) {
+fn run(registry: Arc<dyn TaskRegistry>, mut received: mpsc::Receiver<TaskStart>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(TELLERS)
+        .max_blocking_threads(REGISTRY_THREADS)
         .build()
         .unwrap();
     runtime.block_on(async {
-        while let Some(birth) = born.recv().await {
-            tokio::spawn(live(birth, registry.clone()));
+        while let Some(start) = received.recv().await {
+            tokio::spawn(live(start, registry.clone()));
         }
     });
     runtime.shutdown_background();

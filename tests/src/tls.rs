@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hostkit::tls::pem_roots;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, date_time_ymd,
 };
+use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use tempfile::TempDir;
 
 /// A certificate authority and the certificates it signed, as PEM files that are removed on drop.
@@ -110,8 +111,7 @@ impl CertificateAuthority {
             .with_safe_default_protocol_versions()
             .unwrap();
         let builder = if verify_clients {
-            let mut roots = RootCertStore::empty();
-            roots.add(certificate(&self.ca())).unwrap();
+            let roots = pem_roots(&std::fs::read(self.ca()).unwrap()).unwrap();
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
             builder.with_client_cert_verifier(verifier.build().unwrap())
         } else {

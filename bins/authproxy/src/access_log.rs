@@ -1,8 +1,8 @@
 //! The access log: one line per request, on stderr. `formatter` owns the format of a line.
 //!
 //! A thread of its own writes, so that requests never wait: stderr is shared with other processes and cannot be made
-//! nonblocking, and a write to a full pipe would stop every connection of a serving thread. Lines are gathered for up to a
-//! second; lines that do not fit into the buffer are dropped and counted.
+//! nonblocking, and a write to a full pipe would stop every connection of a serving thread. Lines are gathered for up
+//! to a second; lines that do not fit into the buffer are dropped and counted.
 
 mod formatter;
 #[cfg(test)]
@@ -31,7 +31,7 @@ const WRITER_STACK: usize = 256 << 10;
 
 /// A running access log.
 #[derive(Debug)]
-pub struct AccessLog {
+pub(crate) struct AccessLog {
     formatter: LineFormatter,
     buffer: Arc<LineBuffer>,
 }

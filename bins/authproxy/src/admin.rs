@@ -9,7 +9,7 @@ use hostkit::http::{RouteRequest, RouteResponse, Router};
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
-use crate::cache::{PurgeTarget, Snapshot};
+use crate::cache::{CacheSnapshot, PurgeTarget};
 use crate::lifecycle::LifecyclePhase;
 use crate::metrics::MetricsSnapshot;
 use crate::proxy::Proxy;
@@ -65,7 +65,7 @@ fn status(proxy: &Proxy, reload: &ConfigReloader) -> Map<String, Value> {
     }
 }
 
-fn cached(cache: &Snapshot) -> Value {
+fn cached(cache: &CacheSnapshot) -> Value {
     let servers: Vec<Value> = cache
         .servers
         .iter()
@@ -80,14 +80,14 @@ fn cached(cache: &Snapshot) -> Value {
         })
         .collect();
     json!({
-        "known": cache.known,
-        "unknown": cache.unknown,
+        "positive_entries": cache.positive_entries,
+        "negative_entries": cache.negative_entries,
         "hits": cache.hits,
         "stale": cache.stale,
         "misses": cache.misses,
         "coalesced": cache.coalesced,
-        "questions": cache.questions,
-        "failures": cache.failures,
+        "backend_queries": cache.backend_queries,
+        "failed_queries": cache.failed_queries,
         "memcached": servers,
     })
 }

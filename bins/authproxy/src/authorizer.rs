@@ -14,7 +14,7 @@ use hostkit::clock;
 use hyper::header::HOST;
 use hyper::http::request::Parts;
 
-use crate::cache::{KeyLookup, KeyLookupResult, PermissionsCache, PurgeTarget, Snapshot};
+use crate::cache::{CacheSnapshot, KeyLookup, KeyLookupResult, PermissionsCache, PurgeTarget};
 use crate::credential;
 use crate::grant::{Grant, KeyHash};
 use crate::headers::{PeerAddress, overrides};
@@ -185,7 +185,7 @@ impl Authorizer {
     }
 
     /// The counters of the cache, if there is one.
-    pub fn snapshot(&self) -> Option<Snapshot> {
+    pub fn snapshot(&self) -> Option<CacheSnapshot> {
         match &self.source {
             GrantSource::File(_) => None,
             GrantSource::Remote(cache) => Some(cache.snapshot()),

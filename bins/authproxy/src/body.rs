@@ -1,7 +1,7 @@
 //! The streams of both bodies: the client's to upstream, and the response's to the client.
 //!
-//! Owns the limit on a request body and the end of the record. A chunk is passed on before the next one is read, so the memory
-//! of an exchange is bounded, and nothing is written to disk.
+//! Owns the limit on a request body and the end of the record. A chunk is passed on before the next one is read, so the
+//! memory of an exchange is bounded, and nothing is written to disk.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -27,11 +27,11 @@ use crate::grant::{Grant, KeyHash};
 use crate::permissions::{BackendUnavailable, PermissionsBackend};
 use crate::request_error::PermissionsFailure;
 use crate::settings;
-use counts::Counts;
+use counts::CacheCounters;
 use local::{CachedResult, LocalCache, LocalLookup};
 
-pub use counts::Snapshot;
-pub use memcached::{Asked, LONGEST_VALUE, Reply, parse as parse_reply};
+pub use counts::CacheSnapshot;
+pub use memcached::{ExpectedReply, MAX_VALUE_BYTES, MemcachedReply, parse as parse_reply};
 pub use shared::SharedCache;
 
 /// Backend lookups in flight; twice as many for keys with a cached grant, so that made-up keys do not keep others from
@@ -69,7 +69,7 @@ struct CacheInner<P> {
     settings: settings::CacheSettings,
     shared: Option<SharedCache>,
     state: Mutex<CacheState>,
-    counts: Counts,
+    counts: CacheCounters,
     now: fn() -> Instant,
 }
 
@@ -123,7 +123,7 @@ impl<P: PermissionsBackend> PermissionsCache<P> {
                 settings,
                 shared,
                 state: Mutex::new(state),
-                counts: Counts::default(),
+                counts: CacheCounters::default(),
                 now,
             }),
         }
@@ -166,12 +166,15 @@ impl<P: PermissionsBackend> PermissionsCache<P> {
                 Ok(Ok(lookup))
             }
             LocalLookup::Error => {
-                counts.resting.add(1);
+                counts.cached_errors.add(1);
                 let detail = format!("the last lookup failed: {}", state.last_failure);
                 Ok(Err(BackendUnavailable::failed(detail)))
             }
             LocalLookup::Miss { stale } => {
-                counts.misses.add(1);
+                match state.in_flight.contains_key(&key) {
+                    true => counts.coalesced.add(1),
+                    false => counts.misses.add(1),
+                };
                 match (self.join_or_start(&mut state, key, false), stale) {
                     (Some(in_flight), _) => Err(in_flight),
                     (None, Some(grant)) => {
@@ -204,7 +207,7 @@ impl<P: PermissionsBackend> PermissionsCache<P> {
             MAX_LOOKUPS
         };
         if state.in_flight.len() >= limit {
-            self.inner.counts.crowded.add(1);
+            self.inner.counts.rejected_queries.add(1);
             return None;
         }
         state.last_id += 1;
@@ -251,30 +254,30 @@ impl<P: PermissionsBackend> PermissionsCache<P> {
     }
 
     /// The counters for `/metrics` and `/status`.
-    pub fn snapshot(&self) -> Snapshot {
-        let (known, unknown, flights) = {
+    pub fn snapshot(&self) -> CacheSnapshot {
+        let (positive_entries, negative_entries, queries_in_flight) = {
             let state = self.inner.state();
-            let (known, unknown) = state.local.len();
-            (known, unknown, state.in_flight.len())
+            let (positive, negative) = state.local.len();
+            (positive, negative, state.in_flight.len())
         };
         let shared = self.inner.shared.as_ref().map(SharedCache::snapshot);
-        let (shared_refused, servers) = shared.unwrap_or_default();
+        let (invalid_entries, servers) = shared.unwrap_or_default();
         let counts = &self.inner.counts;
-        Snapshot {
+        CacheSnapshot {
             hits: counts.hits.get(),
             stale: counts.stale.get(),
             misses: counts.misses.get(),
             coalesced: counts.coalesced.get(),
-            resting: counts.resting.get(),
-            crowded: counts.crowded.get(),
-            shared_hits: counts.shared_hits.get(),
-            questions: counts.questions.get(),
-            failures: counts.failures.get(),
+            cached_errors: counts.cached_errors.get(),
+            rejected_queries: counts.rejected_queries.get(),
+            memcached_hits: counts.memcached_hits.get(),
+            backend_queries: counts.backend_queries.get(),
+            failed_queries: counts.failed_queries.get(),
             purges: counts.purges.get(),
-            known,
-            unknown,
-            flights,
-            shared_refused,
+            positive_entries,
+            negative_entries,
+            queries_in_flight,
+            invalid_entries,
             servers,
         }
     }
@@ -333,14 +336,14 @@ impl<P: PermissionsBackend> CacheInner<P> {
             && !cached.expires_in.is_zero()
             && !(is_refresh && cached.refresh_in.is_zero())
         {
-            self.counts.shared_hits.add(1);
+            self.counts.memcached_hits.add(1);
             let mut state = self.state();
             if state.end_lookup(&key, id) {
                 state.local.insert(key, cached, (self.now)());
             }
             return Ok(cached.to_lookup());
         }
-        self.counts.questions.add(1);
+        self.counts.backend_queries.add(1);
         match self.backend.look_up(key).await {
             Ok(response) => {
                 let cached = CachedResult::new(response, &self.settings);
@@ -355,7 +358,7 @@ impl<P: PermissionsBackend> CacheInner<P> {
                 Ok(cached.to_lookup())
             }
             Err(unavailable) => {
-                self.counts.failures.add(1);
+                self.counts.failed_queries.add(1);
                 let now = (self.now)();
                 let mut state = self.state();
                 state.last_failure.clone_from(&unavailable.detail);

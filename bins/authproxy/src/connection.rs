@@ -109,16 +109,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Serves a connection until it ends.
 ///
-/// It starts parked and is parked again when it is idle: a parked connection is only a socket. hyper, which needs fifteen
-/// kilobytes, gets it once a whole head has arrived.
+/// It starts parked and is parked again when it is idle: a parked connection is only a socket. hyper, which needs
+/// fifteen kilobytes, gets it once a whole head has arrived.
 pub(crate) async fn serve(mut stream: TcpStream, peer: SocketAddr, thread: &Arc<WorkerThread>) {
     // A response is one write, and must not wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    // Bounds what waits for a slow reader, and makes its progress visible: otherwise the kernel grows its buffer to megabytes,
-    // and reports the socket as writable only when a third of it was sent.
+    // Bounds what waits for a slow reader, and makes its progress visible: otherwise the kernel grows its buffer to
+    // megabytes, and reports the socket as writable only when a third of it was sent.
     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(WRITE_BUFFER as u32);
-    // tokio assumes that a new connection is readable until a read finds it empty. Without this a silent connection would get
-    // a session at once.
+    // tokio assumes that a new connection is readable until a read finds it empty. Without this a silent connection
+    // would get a session at once.
     let _ = stream.try_io(Interest::READABLE, || {
         Err::<(), _>(io::ErrorKind::WouldBlock.into())
     });

@@ -13,6 +13,7 @@ use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::http::request::Parts;
 
 use crate::grant::KeyHash;
+use crate::percent::{decode_form, leading_escape};
 use crate::request_error::RequestError;
 use crate::settings::KeySources;
 
@@ -156,12 +157,9 @@ fn ends_with_name(mut text: &[u8], name: &str) -> bool {
     let letters = name.bytes().rev().filter(u8::is_ascii_alphanumeric);
     for letter in letters {
         loop {
-            let encoded = match text {
-                [before @ .., b'%', high, low] => {
-                    decode_hex(&[*high, *low]).map(|byte| (before, byte))
-                }
-                _ => None,
-            };
+            let encoded = text
+                .split_last_chunk::<3>()
+                .and_then(|(before, last)| Some((before, leading_escape(last)?)));
             let Some((before, byte)) =
                 encoded.or_else(|| text.split_last().map(|(last, before)| (before, *last)))
             else {
@@ -198,7 +196,7 @@ impl<'q> QuerySegment<'q> {
 
     fn name(self) -> impl Iterator<Item = u8> {
         let own = self.text.split_once('=').map_or(self.text, |(own, _)| own);
-        decode(own)
+        decode_form(own)
     }
 
     fn is_named(self, name: &str) -> bool {
@@ -216,35 +214,10 @@ fn segments(query: &str) -> impl Iterator<Item = QuerySegment<'_>> {
 
 fn decode_value(text: &str) -> Cow<'_, [u8]> {
     if text.contains(['%', '+']) {
-        Cow::Owned(decode(text).collect())
+        Cow::Owned(decode_form(text).collect())
     } else {
         Cow::Borrowed(text.as_bytes())
     }
-}
-
-/// Percent-decoding, once (WHATWG URL, `application/x-www-form-urlencoded` parsing).
-fn decode(text: &str) -> impl Iterator<Item = u8> {
-    let mut rest = text.as_bytes();
-    std::iter::from_fn(move || {
-        let (first, after) = rest.split_first()?;
-        rest = after;
-        Some(match first {
-            b'+' => b' ',
-            b'%' => match after.first_chunk().and_then(decode_hex) {
-                Some(byte) => {
-                    rest = &after[2..];
-                    byte
-                }
-                None => b'%',
-            },
-            other => *other,
-        })
-    })
-}
-
-fn decode_hex(&[high, low]: &[u8; 2]) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    u8::try_from(digit(high)? << 4 | digit(low)?).ok()
 }
 
 #[cfg(test)]

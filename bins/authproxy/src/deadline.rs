@@ -37,8 +37,8 @@ pub(crate) enum StreamingMode {
     Yes,
 }
 
-/// The state of one connection as far as timeouts are concerned. Written where it changes, read by the clock; all in one
-/// task.
+/// The state of one connection as far as timeouts are concerned. Written where it changes, read by the clock; all in
+/// one task.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionActivity {
     active_party: AtomicU8,
@@ -314,8 +314,8 @@ impl DeadlineClock {
         }
     }
 
-    /// Adds time waited for the client; whether its transfer rate is too low. An interrupted phase continues later: time
-    /// that upstream takes does not count against the client.
+    /// Adds time waited for the client; whether its transfer rate is too low. An interrupted phase continues later:
+    /// time that upstream takes does not count against the client.
     fn is_too_slow(
         &mut self,
         wait: ClientWait,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hostkit::hex;
 use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -42,7 +43,7 @@ impl KeyHash {
 
 impl fmt::Display for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(&self.0))
     }
 }
 
@@ -57,25 +58,11 @@ impl FromStr for KeyHash {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let invalid = || {
-            format!(
-                "invalid SHA-256 {:?}: expected 64 hex digits",
-                shorten(text)
-            )
-        };
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(invalid());
-        }
-        let mut bytes = [0; 32];
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| invalid())?;
-            // from_str_radix accepts a sign.
-            if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-                return Err(invalid());
-            }
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| invalid())?;
-        }
-        Ok(Self(bytes))
+        let bytes = hex::decode(text).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or_else(|| {
+            let text = shorten(text);
+            format!("invalid SHA-256 {text:?}: expected 64 hex digits")
+        })
     }
 }
 

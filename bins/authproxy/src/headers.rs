@@ -111,8 +111,8 @@ pub(crate) fn rewrite_request(
     }
 }
 
-/// The client's address: the last one in `X-Forwarded-For` and the peer that is not a trusted proxy's. What precedes it is the
-/// client's own claim. If all are trusted, the first one.
+/// The client's address: the last one in `X-Forwarded-For` and the peer that is not a trusted proxy's. What precedes it
+/// is the client's own claim. If all are trusted, the first one.
 pub(crate) fn client_address(
     headers: &HeaderMap,
     peer: &PeerAddress,
@@ -148,8 +148,8 @@ fn parse_address(node: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// Removes trailers, in both directions, that concern framing, the hop or the client's identity, or that override the method,
-/// which was authorized before.
+/// Removes trailers, in both directions, that concern framing, the hop or the client's identity, or that override the
+/// method, which was authorized before.
 pub(crate) fn filter_trailers(trailers: &mut HeaderMap) {
     let is_framing = |name: &HeaderName| {
         [
@@ -176,8 +176,8 @@ pub(crate) fn filter_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Prepares a response for the client: removes hop-by-hop headers, adds the request's id and the headers about stale grants and
-/// fail-open.
+/// Prepares a response for the client: removes hop-by-hop headers, adds the request's id and the headers about stale
+/// grants and fail-open.
 pub(crate) fn rewrite_response(
     head: &mut response::Parts,
     id: &HeaderValue,
@@ -228,8 +228,8 @@ pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Refuses a request whose `Connection` names a header that a proxy in front may have set: it stays here, but the next proxy
-/// would remove it.
+/// Refuses a request whose `Connection` names a header that a proxy in front may have set: it stays here, but the next
+/// proxy would remove it.
 pub(crate) fn check_connection(
     headers: &HeaderMap,
     site: &SiteSettings,
@@ -267,8 +267,8 @@ fn is_protected_misspelling(name: &str, site: &SiteSettings) -> bool {
     is_protected(name, site) && !site.protected.iter().any(is_exact)
 }
 
-/// Removes the headers that `Connection` names, except end-to-end headers: a client must not be able to remove framing, or what
-/// proxies in front have added.
+/// Removes the headers that `Connection` names, except end-to-end headers: a client must not be able to remove framing,
+/// or what proxies in front have added.
 fn remove_connection_options(headers: &mut HeaderMap) {
     if has_only_usual_options(headers) {
         return;

@@ -15,6 +15,7 @@ mod admin;
 mod authorizer;
 mod body;
 mod cache;
+mod circuit_breaker;
 mod cli;
 mod config;
 mod connection;
@@ -28,6 +29,7 @@ mod key;
 mod lifecycle;
 mod local_response;
 mod metrics;
+mod percent;
 mod permissions;
 mod preflight;
 mod proxy;
@@ -51,9 +53,10 @@ pub use cli::Args;
 #[doc(hidden)]
 pub mod testing {
     pub use crate::cache::{
-        Asked, KeyLookup, LONGEST_VALUE, PermissionsCache, PurgeTarget, Reply, SharedCache,
-        parse_reply,
+        ExpectedReply, KeyLookup, MAX_VALUE_BYTES, MemcachedReply, PermissionsCache, PurgeTarget,
+        SharedCache, parse_reply,
     };
+    pub use crate::circuit_breaker::BreakerState;
     pub use crate::credential::{
         extract_key, find_parameter, mask_query, parse_authorization, remove_parameter,
     };
@@ -61,7 +64,7 @@ pub mod testing {
     pub use crate::permissions::file::AclFile;
     pub use crate::permissions::liveconf::LiveconfBackend;
     pub use crate::permissions::server::{DEADLINE, Servers};
-    pub use crate::permissions::{BackendUnavailable, BreakerState, PermissionsBackend};
+    pub use crate::permissions::{BackendUnavailable, PermissionsBackend};
     pub use crate::request_error::RequestError;
     pub use crate::request_validation::RequestValidator;
     pub use crate::settings::{CacheSettings, KeySources, MemcachedSettings, SigningSecret};

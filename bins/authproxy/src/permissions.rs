@@ -2,7 +2,6 @@
 //!
 //! Owns the trait and the status types. `scope` checks a grant against a request; `cache` caches responses.
 
-mod breaker;
 pub mod file;
 pub mod liveconf;
 mod load_tracker;
@@ -15,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use crate::circuit_breaker::BreakerState;
 use crate::grant::{BackendResponse, KeyHash};
 use crate::request_error::PermissionsFailure;
 use liveconf::LiveconfBackend;
@@ -126,16 +126,6 @@ pub struct ServerStatus {
     pub answered: u64,
     /// Requests without one.
     pub failed: u64,
-}
-
-/// The circuit breaker of a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BreakerState {
-    Closed,
-    /// One request probes whether it has recovered.
-    HalfOpen,
-    Open,
 }
 
 fn seconds<S: Serializer>(age: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {

@@ -1,7 +1,7 @@
 //! CORS preflights: which requests are preflights, and what of them is passed on.
 //!
-//! A preflight has no key, and most servers that do not expect one serve it like a GET. So a preflight that passes without a
-//! key is reduced to headers that cannot turn it into another request.
+//! A preflight has no key, and most servers that do not expect one serve it like a GET. So a preflight that passes
+//! without a key is reduced to headers that cannot turn it into another request.
 
 use hyper::header::{
     self, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, EXPECT,
@@ -12,7 +12,8 @@ use hyper::{Method, Uri};
 
 use crate::headers;
 
-/// The method in `Access-Control-Request-Method`, if this is a well-formed preflight (Fetch standard, "CORS-preflight fetch").
+/// The method in `Access-Control-Request-Method`, if this is a well-formed preflight (Fetch standard, "CORS-preflight
+/// fetch").
 pub(crate) fn requested_method(parts: &Parts) -> Option<&str> {
     let headers = &parts.headers;
     if parts.method != Method::OPTIONS || !parts.uri.path().starts_with('/') {
@@ -35,8 +36,8 @@ pub(crate) fn requested_method(parts: &Parts) -> Option<&str> {
     (is_origin(single(headers, &ORIGIN)?) && is_token(method)).then_some(method)
 }
 
-/// Keeps the headers that browsers send with preflights and those of trusted proxies. Removes the query, where a key or, for
-/// some frameworks, a method override can be.
+/// Keeps the headers that browsers send with preflights and those of trusted proxies. Removes the query, where a key
+/// or, for some frameworks, a method override can be.
 pub(crate) fn strip_request(parts: &mut Parts) {
     let removed: Vec<HeaderName> = parts
         .headers

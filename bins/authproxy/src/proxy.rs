@@ -92,8 +92,8 @@ impl ActiveRequest {
         self.record.as_deref_mut()
     }
 
-    /// Records a truncated response. The client sees the truncation from chunks or the length; without either, the end of the
-    /// connection would mean a complete response, so it is reset.
+    /// Records a truncated response. The client sees the truncation from chunks or the length; without either, the end
+    /// of the connection would mean a complete response, so it is reset.
     pub(crate) fn truncate(&mut self, truncated: TruncatedResponse) {
         let proxy = &self.client.thread.proxy;
         let server = &proxy.settings.server;

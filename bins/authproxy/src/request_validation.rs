@@ -1,9 +1,9 @@
 //! Validates the framing of requests before hyper reads them.
 //!
-//! hyper is as lenient as RFC 9112 allows, and then two servers in a row can disagree where a request ends: the body of one
-//! is a request without a key to the other. The validator sits between the socket and hyper, follows the framing itself,
-//! and passes only what all servers read alike (where RFC 9110 and 9112 leave a choice: the narrow one). hyper gets whole
-//! heads, one message at a time, and no byte of an invalid request:
+//! hyper is as lenient as RFC 9112 allows, and then two servers in a row can disagree where a request ends: the body of
+//! one is a request without a key to the other. The validator sits between the socket and hyper, follows the framing
+//! itself, and passes only what all servers read alike (where RFC 9110 and 9112 leave a choice: the narrow one). hyper
+//! gets whole heads, one message at a time, and no byte of an invalid request:
 //!
 //! * An invalid head is replaced by a substitute, which makes hyper close after the response;
 //!   [`ValidatorHandle::take_head_error`] returns the error.
@@ -39,7 +39,7 @@ use handle::{ValidationError, ValidatorStatus};
 use request_head::{BodyFraming, HeadScanner};
 
 /// The upper limit of `--max-head`: no target or header name within it is too long for hyper.
-pub const MAX_HEAD: usize = 64 * 1024;
+pub(crate) const MAX_HEAD: usize = 64 * 1024;
 
 /// What hyper reads in place of an invalid head: the response is HTTP/1.1, and closes the connection.
 const SUBSTITUTE_HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: -\r\nconnection: close\r\n\r\n";
@@ -153,7 +153,8 @@ impl<S> RequestValidator<S> {
         mem::take(&mut self.pending)
     }
 
-    /// The socket, and the bytes that were read and not passed on: the first ones of a tunnel, or of an invalid request.
+    /// The socket, and the bytes that were read and not passed on: the first ones of a tunnel, or of an invalid
+    /// request.
     pub(crate) fn into_inner(self) -> (S, Bytes) {
         (self.stream, self.pending.freeze())
     }
@@ -266,8 +267,8 @@ impl<S: fmt::Debug> fmt::Debug for RequestValidator<S> {
 }
 
 impl<S: AsyncRead + Unpin> RequestValidator<S> {
-    /// Reads until there is a whole or an invalid head for hyper; returns false at the end of the stream. `partial_head` keeps
-    /// the bytes of a head in between.
+    /// Reads until there is a whole or an invalid head for hyper; returns false at the end of the stream.
+    /// `partial_head` keeps the bytes of a head in between.
     pub(crate) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -312,8 +313,8 @@ impl<S: AsyncRead + Unpin> RequestValidator<S> {
     ) -> Poll<io::Result<bool>> {
         let mut scratch = READ_BUFFER.take();
         scratch.resize(READ_SIZE, 0);
-        // At most the space in `out`, which is more than a request usually has: a read that does not fill it tells tokio that
-        // the socket is empty, and saves one more read.
+        // At most the space in `out`, which is more than a request usually has: a read that does not fill it tells
+        // tokio that the socket is empty, and saves one more read.
         let mut buf = ReadBuf::new(&mut scratch[..READ_SIZE.min(out.remaining())]);
         let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
         let bytes = buf.filled();

@@ -22,20 +22,20 @@ use crate::connection;
 use crate::lifecycle::LifecyclePhase;
 use crate::proxy::{Proxy, WorkerThread};
 
-/// The pause after accept(2) failed, most likely for lack of file descriptors, and before one more lingering connection is
-/// closed for a new one.
+/// The pause after accept(2) failed, most likely for lack of file descriptors, and before one more lingering connection
+/// is closed for a new one.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// The bound sockets.
 #[derive(Debug)]
-pub struct ListenSockets(Vec<StdListener>);
+pub(crate) struct ListenSockets(Vec<StdListener>);
 
 impl ListenSockets {
     /// Binds and listens.
     ///
     /// # Errors
     /// An address is taken, or may not be bound (exit 73).
-    pub fn bind(addresses: &[SocketAddr]) -> Result<Self, Failure> {
+    pub(crate) fn bind(addresses: &[SocketAddr]) -> Result<Self, Failure> {
         let bound = addresses.iter().map(|address| {
             // `[::]` accepts IPv4 too, unless an IPv4 address with the same port is configured.
             let has_v4 = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
@@ -47,7 +47,7 @@ impl ListenSockets {
 
     /// The bound addresses, with the port that the kernel chose for port 0.
     #[must_use]
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.0
             .iter()
             .filter_map(|socket| socket.local_addr().ok())
@@ -68,7 +68,7 @@ type AcceptorHandle = (Arc<Semaphore>, mpsc::Sender<()>);
 ///
 /// # Errors
 /// A thread cannot be started.
-pub async fn serve(
+pub(crate) async fn serve(
     sockets: ListenSockets,
     proxy: Arc<Proxy>,
     drain_timeout: Duration,
@@ -235,8 +235,8 @@ async fn accept_any(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketA
     .await
 }
 
-/// Waits for a permit for an accepted connection. As long as there is none, lingering connections are closed, the oldest
-/// first.
+/// Waits for a permit for an accepted connection. As long as there is none, lingering connections are closed, the
+/// oldest first.
 async fn acquire_permit(
     free: &Arc<Semaphore>,
     thread: &WorkerThread,

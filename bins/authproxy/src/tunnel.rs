@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::connection::ClientStream;
 use crate::request_validation::RequestValidator;
-use crate::upstream::UpstreamStream;
+use crate::upstream::UpstreamSocket;
 
 /// TCP keep-alive probes start after this much silence.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -23,17 +23,17 @@ const BUFFER_SIZE: usize = 8 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    pub(crate) upstream: UpstreamStream,
+    pub(crate) upstream: UpstreamSocket,
     /// Bytes of upstream behind the response head.
     pub(crate) early_bytes: Bytes,
 }
 
 impl Tunnel {
-    /// Copies in both directions. `client_bytes` are those of the client behind the request head. When one direction ends, the
-    /// other one has to end within `write_timeout`; so has every write.
+    /// Copies in both directions. `client_bytes` are those of the client behind the request head. When one direction
+    /// ends, the other one has to end within `write_timeout`, as has every write.
     ///
-    /// There is no idle timeout: a WebSocket may be silent for hours, and has its own pings. TCP keep-alive detects dead peers
-    /// on both sides.
+    /// There is no idle timeout: a WebSocket may be silent for hours, and has its own pings. TCP keep-alive detects
+    /// dead peers on both sides.
     pub(crate) async fn run(
         self,
         client: RequestValidator<ClientStream>,
@@ -45,7 +45,7 @@ impl Tunnel {
             early_bytes,
         } = self;
         set_keepalive(client.get_ref().get_ref());
-        if let UpstreamStream::Tcp(stream) = &upstream {
+        if let UpstreamSocket::Tcp(stream) = &upstream {
             set_keepalive(stream);
         }
         let mut client = TokioIo::new(client);

@@ -1,7 +1,8 @@
 //! The upstream pool: keep-alive connections of one thread, and the exchanges on them.
 //!
-//! Owns the size of the pool, which connection an exchange gets, keep-alive, retries, and the order of writing and reading.
-//! There is no task and no queue between an exchange and its connection: the task of the client's request polls both.
+//! Owns the size of the pool, which connection an exchange gets, keep-alive, retries, and the order of writing and
+//! reading. There is no task and no queue between an exchange and its connection: the task of the client's request
+//! polls both.
 
 mod connection;
 mod error;
@@ -9,7 +10,7 @@ mod fair_pool;
 mod request;
 mod response;
 mod slot;
-mod stream;
+mod socket;
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -37,7 +38,7 @@ pub use response::fuzz_response;
 use response::{BodyDecoder, BodyPiece, InvalidResponse};
 pub(crate) use slot::KeyAccount;
 use slot::{PoolSlot, SlotQueue};
-pub(crate) use stream::UpstreamStream;
+pub(crate) use socket::UpstreamSocket;
 
 /// A connection that was idle for this long is closed, at the latest after twice that.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
@@ -56,7 +57,7 @@ type IdleConnections = Vec<Box<UpstreamConnection>>;
 pub(crate) struct UpstreamPool {
     server: UpstreamAddress,
     telemetry: Arc<Telemetry>,
-    /// RequestLimits exchanges, and with them connections, which are opened only while none is idle.
+    /// Limits exchanges, and with them connections, which are opened only while none is idle.
     slots: SlotQueue,
     /// The newest is last, and is taken first: connections of a burst become idle and are closed.
     idle: Mutex<IdleConnections>,
@@ -96,9 +97,9 @@ impl UpstreamPool {
     /// Sends a request and returns the head of its response, in the request's own header map, and the exchange for the
     /// response body.
     ///
-    /// Retries once, on a new connection, if the method is idempotent (RFC 9110 section 9.2.2), the request has no body,
-    /// and a reused connection ended without a byte of a response: then upstream had most likely closed it before the
-    /// request arrived.
+    /// Retries once, on a new connection, if the method is idempotent (RFC 9110 section 9.2.2), the request has no
+    /// body, and a reused connection ended without a byte of a response: then upstream had most likely closed it before
+    /// the request arrived.
     ///
     /// # Errors
     /// Why there is no response.
@@ -144,7 +145,7 @@ impl UpstreamPool {
     }
 
     async fn connect(&self, site: &SiteSettings) -> Result<Box<UpstreamConnection>, ExchangeError> {
-        let connected = timeout(site.timeouts.server, stream::connect(&self.server)).await;
+        let connected = timeout(site.timeouts.server, socket::connect(&self.server)).await;
         let stream = connected
             .map_err(|_| UpstreamFailure::ConnectTimeout)?
             .map_err(|error| ExchangeError::connect(&error))?;
@@ -325,7 +326,7 @@ impl UpstreamExchange {
     }
 
     /// The socket of an upgraded connection, and the bytes behind the response head.
-    pub(crate) fn take_upgraded(&mut self) -> Option<(UpstreamStream, Bytes)> {
+    pub(crate) fn take_upgraded(&mut self) -> Option<(UpstreamSocket, Bytes)> {
         self.connection
             .take()
             .map(|connection| connection.into_parts())

@@ -10,7 +10,7 @@ use s3cache::{ArtifactSource, CachedBlob, FetchRequest, Freshness, ListingVisito
 use tracing::{debug, warn};
 
 use crate::config::Config;
-use crate::name_template::{SHORT_HASH_MIN, is_hex, spellings};
+use crate::name_template::{SHORT_HASH_MIN, spellings};
 
 /// So many builds that begin alike are named in an error.
 const ALIKE_LIMIT: usize = 20;
@@ -146,7 +146,7 @@ fn no_such_build(config: &Config, job: &str, version: &str, names: &[String]) ->
     let web = config.repositories.iter().any(is_web);
     let remedy = if is_short(version) && web {
         "a web server cannot be searched: give the whole git hash".to_owned()
-    } else if is_hex(version) && version.len() < SHORT_HASH_MIN {
+    } else if hostkit::hex::is_hex(version) && version.len() < SHORT_HASH_MIN {
         format!("give at least {SHORT_HASH_MIN} digits of its git hash")
     } else if config.repositories.iter().all(is_web) {
         "check its name and version".to_owned()
@@ -262,7 +262,7 @@ fn by_beginning(
 /// Whether a version may be the beginning of a git hash.
 #[must_use]
 pub(crate) fn is_short(version: &str) -> bool {
-    (SHORT_HASH_MIN..40).contains(&version.len()) && is_hex(version)
+    (SHORT_HASH_MIN..40).contains(&version.len()) && hostkit::hex::is_hex(version)
 }
 
 /// Whether a hash begins so, in capitals or not.
@@ -294,7 +294,7 @@ impl<'a> PrefixMatches<'a> {
     fn add(&mut self, name: &str) -> ControlFlow<()> {
         let Self { config, job, .. } = *self;
         if let Some((_, version)) = config.pex_name.read(name, Some(job), &config.arch)
-            && is_hex(&version)
+            && hostkit::hex::is_hex(&version)
             && begins(&version, self.beginning)
         {
             self.found

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use hostkit::Exit;
-use hostkit::cli::{Common, Tool};
+use hostkit::cli::{AT_START, Common, Tool};
 use hostkit::log::LogLevel;
 use s3cache::FetchArgs;
+
+use crate::build_lookup;
 
 const USAGE: &str = "\
 pexrun [OPTIONS] JOB HASH_OR_VERSION [ARGS...]
@@ -29,65 +31,71 @@ program's own.";
 #[derive(Debug, Parser)]
 #[command(after_help = AFTER_HELP, override_usage = USAGE)]
 pub struct Args {
-    /// The job
+    /// Name of the job
     #[arg(value_name = "JOB")]
-    pub job: Option<String>,
-    /// Git hash, version, or `static`; what follows it is handed to the program as it is
+    pub(crate) job: Option<String>,
+    /// Git hash, version, or `static`; every word after it is an argument of the program
     // One argument for both: clap reads no flags behind its first value, and would in front of an argument of its own.
     #[arg(value_name = "HASH_OR_VERSION", trailing_var_arg = true)]
-    pub build: Vec<OsString>,
+    pub(crate) build: Vec<OsString>,
 
-    /// Where builds are published, instead of what the configuration says; several are tried in order
-    #[arg(long, value_name = "URL", value_delimiter = ',')]
-    pub repository: Vec<String>,
-    /// s3cache's configuration file, instead of /etc/hostkit/s3cache.yaml (also HOSTKIT_S3CACHE_CONFIG)
+    /// Repositories of builds, tried in this order. Repeatable, or with commas
+    #[arg(long, value_name = "URL", value_delimiter = ',', value_parser = parse_repository, group = AT_START)]
+    pub(crate) repository: Vec<String>,
+    /// Read this configuration of s3cache instead of /etc/hostkit/s3cache.yaml (also HOSTKIT_S3CACHE_CONFIG)
     #[arg(long, value_name = "FILE")]
-    pub s3cache_config: Option<PathBuf>,
-    /// What builds are for, as in their names [default: of this host, such as trusty_x86_64]
-    #[arg(long, value_name = "ARCH")]
-    pub arch: Option<String>,
+    pub(crate) s3cache_config: Option<PathBuf>,
+    /// Architecture in the names of builds; that of this host by default, such as trusty_x86_64
+    #[arg(long, value_name = "ARCH", group = AT_START)]
+    pub(crate) arch: Option<String>,
 
     /// List the builds of JOB, newest first
     #[arg(long, help_heading = "Instead of running")]
-    pub list: bool,
-    /// With --list: only what is cached; without JOB, every job
+    pub(crate) list: bool,
+    /// With --list: only cached builds; without JOB, those of every job
     #[arg(long, help_heading = "Instead of running")]
-    pub cached: bool,
-    /// With --list: show only the N builds published last [default: 10000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Instead of running")]
-    pub limit: Option<u64>,
+    pub(crate) cached: bool,
+    /// With --list: show only the N builds published last
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Instead of running")]
+    pub(crate) limit: u64,
     /// Print the path of the build in the cache
     #[arg(long, help_heading = "Instead of running")]
-    pub which: bool,
-    /// Fetch it, do not run it
+    pub(crate) which: bool,
+    /// Fetch the build, and do not run it
     #[arg(long, help_heading = "Instead of running")]
-    pub fetch_only: bool,
-    /// Fetch it and unpack it, so that its first run is as fast as the next
+    pub(crate) fetch_only: bool,
+    /// Fetch and unpack the build, so that its first run is as fast as the next
     #[arg(long, help_heading = "Instead of running")]
-    pub warm: bool,
-    /// Read and validate the configuration, print what is in force, and stop (exit 0 or 78)
+    pub(crate) warm: bool,
+    /// Validate the configuration, print every setting and its origin, and exit (0 or 78)
     #[arg(long, help_heading = "Instead of running")]
-    pub check: bool,
-    /// Print what would be done
+    pub(crate) check: bool,
+    /// Print the actions, and do not run the build
     #[arg(long, help_heading = "Instead of running")]
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// With --list and --which: print one JSON object per line
     #[arg(long, help_heading = "Instead of running")]
-    pub json: bool,
+    pub(crate) json: bool,
 
-    /// How it is fetched; `--config` names pexrun's own file.
+    // Its `--config` is pexrun's own file here.
     #[command(flatten)]
-    pub fetch: FetchArgs,
-    /// Logging.
+    pub(crate) fetch: FetchArgs,
     #[command(flatten)]
-    pub common: Common,
+    pub(crate) common: Common,
+}
+
+fn parse_repository(text: &str) -> Result<String, String> {
+    match build_lookup::source(text, "JOB") {
+        Ok(_) => Ok(text.to_owned()),
+        Err(failure) => Err(failure.to_string()),
+    }
 }
 
 impl Tool for Args {
     const NAME: &'static str = "pexrun";
     const USAGE_EXIT: Exit = Exit::LAUNCHER_FAILED;
     const EXCLUSIVE: &[&[&str]] = &[FetchArgs::FRESHNESS];
-    // stderr is the program's; what pexrun did is of interest only when it went wrong.
+    // stderr is the program's: it gets messages of pexrun only about problems.
     const LOGLEVEL: LogLevel = LogLevel::Warning;
     fn common(&self) -> &Common {
         &self.common
@@ -96,8 +104,7 @@ impl Tool for Args {
 
 impl Args {
     /// The version, and the program's arguments.
-    #[must_use]
-    pub fn version(&self) -> Option<(&OsStr, &[OsString])> {
+    pub(crate) fn version(&self) -> Option<(&OsStr, &[OsString])> {
         let (version, args) = self.build.split_first()?;
         Some((version, args))
     }

@@ -1,36 +1,35 @@
-//! What pexrun knows before it looks anywhere: repositories, names, cache, how to run a jar. From flags, environment
-//! and two configuration files, the host's and the user's.
+//! The configuration of pexrun: repositories, names of builds, the cache, how to run a jar. From flags, environment and the
+//! configuration files of pexrun and, below them, of s3cache.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
-use hostkit::config::value::{self, Text};
+use hostkit::cli::{CommandLine, FileLayer, SettingTable};
+use hostkit::config::{ConfigFiles, value};
 use hostkit::{Exit, Failure};
 use nix::unistd::{AccessFlags, access};
-use s3cache::{CacheShare, FetchArgs, Freshness, HostCache, Settings};
+use s3cache::settings::{file_layer, read_files};
+use s3cache::{CacheShare, Freshness, HostCache, Settings};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, Error as _, IntoDeserializer as _, SeqAccess, Visitor};
 use tracing::debug;
 
 use crate::arch;
-use crate::build_lookup;
 use crate::cli::Args;
 use crate::name_template::{NameTemplate, spellings};
 
 /// The version that means "the build that has none".
 pub(crate) const STATIC: &str = "static";
 
-/// `pexrun.yaml`, as written.
+/// The settings that only pexrun has.
+const OWN_SETTINGS: &[&str] = &["repository", "arch"];
+/// The settings of s3cache that `pexrun.yaml` may hold too.
+const SHARED_SETTINGS: &[&str] = &["cache-dir", "endpoint-url", "region", "profile"];
+/// The keys of [`FileOnly`].
+const FILE_KEYS: &[&str] = &["pex-name", "jar-name", "java", "java-flags", "pex-root"];
+
+/// What only `pexrun.yaml` can set.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-struct Raw {
-    #[serde(deserialize_with = "repositories")]
-    repository: Option<Vec<String>>,
-    #[serde(deserialize_with = "value::text")]
-    cache_dir: Option<PathBuf>,
-    #[serde(deserialize_with = "value::text")]
-    arch: Option<String>,
+#[serde(rename_all = "kebab-case", default)]
+struct FileOnly {
     pex_name: Option<NameTemplate>,
     jar_name: Option<NameTemplate>,
     #[serde(deserialize_with = "value::text")]
@@ -38,49 +37,6 @@ struct Raw {
     #[serde(deserialize_with = "value::texts")]
     java_flags: Option<Vec<String>>,
     pex_root: Option<PexRoot>,
-    #[serde(deserialize_with = "s3cache::settings::endpoint")]
-    endpoint_url: Option<String>,
-    #[serde(deserialize_with = "value::text")]
-    region: Option<String>,
-    #[serde(deserialize_with = "value::text")]
-    profile: Option<String>,
-}
-
-/// One repository or a list of them.
-fn repositories<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
-    struct OneOrMany;
-    impl<'de> Visitor<'de> for OneOrMany {
-        type Value = Option<Vec<String>>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a URL or a list of them")
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-            let Repository(url) = Repository::deserialize(text.into_deserializer())?;
-            Ok(Some(vec![url]))
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-            let mut urls = Vec::new();
-            while let Some(Repository(url)) = list.next_element()? {
-                urls.push(url);
-            }
-            Ok(Some(urls))
-        }
-        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-            Ok(None)
-        }
-    }
-    from.deserialize_any(OneOrMany)
-}
-
-/// A place where builds are published.
-struct Repository(String);
-
-impl<'de> Deserialize<'de> for Repository {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let Text(url) = Text::deserialize(from)?;
-        build_lookup::source(&url, "JOB").map_err(D::Error::custom)?;
-        Ok(Self(url))
-    }
 }
 
 /// What happens to `PEX_ROOT` when the caller has not set it.
@@ -97,9 +53,9 @@ pub(crate) enum PexRoot {
 /// Validated configuration of one run.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// Where builds are published, in the order they are asked.
+    /// Where builds are published, in the order in which they are tried.
     pub repositories: Vec<String>,
-    /// What builds are for.
+    /// The architecture in the names of builds.
     pub arch: String,
     /// The name of a pex.
     pub pex_name: NameTemplate,
@@ -117,24 +73,20 @@ pub(crate) struct Config {
     pub readable: Vec<CacheShare>,
 }
 
-/// What was read besides, for `--check`.
+/// Where the configuration comes from, for `--check`.
 #[derive(Debug)]
-pub(crate) struct Layers {
-    /// The settings of s3cache that `pexrun.yaml` makes.
-    pub own_file: FetchArgs,
-    /// The same below those of flags and environment.
-    pub merged: FetchArgs,
-    /// The keys of its own that `pexrun.yaml` has.
-    pub written: Vec<&'static str>,
+pub(crate) struct ConfigSources {
+    pub(crate) table: SettingTable,
+    pub(crate) s3cache_files: ConfigFiles,
 }
 
 impl Config {
-    /// Settles everything.
+    /// Reads everything, and chooses a cache that can be written.
     ///
     /// # Errors
-    /// A configuration file is wrong, or nothing says where builds are published.
-    pub(crate) fn load(args: &Args) -> Result<Self, Failure> {
-        let (mut config, _) = Self::read(args)?;
+    /// A configuration file is invalid, or there is no repository.
+    pub(crate) fn load(line: &CommandLine) -> Result<Self, Failure> {
+        let (mut config, _) = Self::read(line)?;
         config.readable = writable_cache(&mut config.settings, own_cache());
         Ok(config)
     }
@@ -145,66 +97,31 @@ impl Config {
         own_cache().is_some_and(|own| self.settings.cache_dir.starts_with(own))
     }
 
-    /// The same without looking at the cache, which makes its directories.
+    /// Reads everything, and does not look at the cache.
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub(crate) fn read(args: &Args) -> Result<(Self, Layers), Failure> {
-        let personal = personal_file();
-        let raw: Raw =
-            hostkit::config::load("pexrun", args.fetch.config.as_deref(), personal.as_deref())?;
-        let written = [
-            ("repository", raw.repository.is_some()),
-            ("arch", raw.arch.is_some()),
-            ("pex-name", raw.pex_name.is_some()),
-            ("jar-name", raw.jar_name.is_some()),
-            ("java", raw.java.is_some()),
-            ("java-flags", raw.java_flags.is_some()),
-            ("pex-root", raw.pex_root.is_some()),
-        ];
-        let written = written.into_iter().filter(|(_, is_written)| *is_written);
-        let written = written.map(|(key, _)| key).collect();
-        let mut places = BTreeMap::new();
-        if raw.profile.is_some() && args.fetch.profile.is_none() {
-            let explicit = args.fetch.config.as_deref();
-            let place = hostkit::config::place("pexrun", explicit, personal.as_deref(), "profile");
-            places.extend(place.map(|place| ("profile", place)));
-        }
-        let own_file = FetchArgs {
-            cache_dir: raw.cache_dir,
-            endpoint_url: raw.endpoint_url,
-            region: raw.region,
-            profile: raw.profile,
-            ..FetchArgs::default()
+    pub(crate) fn read(line: &CommandLine) -> Result<(Self, ConfigSources), Failure> {
+        let matches = line.matches();
+        let path = |flag: &str| matches.get_one::<PathBuf>(flag).cloned();
+        let own_files = ConfigFiles::read(
+            "pexrun",
+            path("config").as_deref(),
+            personal_file().as_deref(),
+        )?;
+        let s3cache_config = path("s3cache_config")
+            .or_else(|| hostkit::env::var_os("HOSTKIT_S3CACHE_CONFIG").map(PathBuf::from));
+        let s3cache_files = read_files(s3cache_config.as_deref())?;
+        let own_layer = FileLayer {
+            files: &own_files,
+            accepts: |key| OWN_SETTINGS.contains(&key) || SHARED_SETTINGS.contains(&key),
+            other_keys: FILE_KEYS,
         };
-        let s3cache_config = || hostkit::env::var_os("HOSTKIT_S3CACHE_CONFIG").map(PathBuf::from);
-        let fetch = FetchArgs {
-            config: args.s3cache_config.clone().or_else(s3cache_config),
-            cache_dir: args
-                .fetch
-                .cache_dir
-                .clone()
-                .or_else(|| own_file.cache_dir.clone()),
-            endpoint_url: args
-                .fetch
-                .endpoint_url
-                .clone()
-                .or_else(|| own_file.endpoint_url.clone()),
-            region: args
-                .fetch
-                .region
-                .clone()
-                .or_else(|| own_file.region.clone()),
-            profile: args
-                .fetch
-                .profile
-                .clone()
-                .or_else(|| own_file.profile.clone()),
-            places,
-            ..args.fetch.clone()
-        };
-        let mut settings = Settings::load(&fetch)?;
-        // The program may go elsewhere, and takes PEX_ROOT and its own path along.
+        let s3cache_layer = file_layer(&s3cache_files, |key| !OWN_SETTINGS.contains(&key));
+        let (args, mut table) = line.with_files::<Args>(&[own_layer, s3cache_layer])?;
+        let file: FileOnly = own_files.structured()?;
+        let mut settings = Settings::resolve(&args.fetch, &table, &s3cache_files)?;
+        // The program may change its directory, and takes PEX_ROOT and its own path along.
         settings.cache_dir = std::path::absolute(&settings.cache_dir).unwrap_or(settings.cache_dir);
         let version = args.version().map(|(version, _)| version);
         if version.is_some_and(|version| version == STATIC)
@@ -213,19 +130,9 @@ impl Config {
             // The job may be called like a version.
             settings.freshness = Freshness::Revalidate;
         }
-        let given: Vec<String> = args
-            .repository
-            .iter()
-            .filter(|url| !url.is_empty())
-            .cloned()
-            .collect();
-        let repositories = match raw.repository {
-            _ if !given.is_empty() => given,
-            written => written.unwrap_or_default(),
-        };
         let offline = args.cached || settings.freshness == Freshness::Offline;
-        if repositories.is_empty() && !offline {
-            return Err(Failure::new(Exit::CONFIG, "nothing says where builds are published").remedy(
+        if args.repository.is_empty() && !offline {
+            return Err(Failure::new(Exit::CONFIG, "missing repository").remedy(
                 "write `repository: s3://bucket/prefix` (or an https:// or file:/// URL) into /etc/hostkit/pexrun.yaml or \
                  ~/.config/hostkit/pexrun.yaml, or give --repository",
             ));
@@ -235,25 +142,43 @@ impl Config {
             None => NameTemplate::parse(default),
         };
         let config = Self {
-            repositories,
-            arch: match args.arch.clone().or(raw.arch) {
+            repositories: args.repository,
+            arch: match args.arch {
                 Some(arch) => arch,
                 None => arch::host_arch()?,
             },
-            pex_name: template(raw.pex_name, "{job}-{version}-{arch}.pex")?,
-            jar_name: template(raw.jar_name, "{job}-{version}.jar")?,
-            java: raw.java.unwrap_or_else(|| "java".to_owned()),
-            java_flags: raw.java_flags.unwrap_or_default(),
-            pex_root: raw.pex_root.unwrap_or_default(),
+            pex_name: template(file.pex_name, "{job}-{version}-{arch}.pex")?,
+            jar_name: template(file.jar_name, "{job}-{version}.jar")?,
+            java: file.java.unwrap_or_else(|| "java".to_owned()),
+            java_flags: file.java_flags.unwrap_or_default(),
+            pex_root: file.pex_root.unwrap_or_default(),
             settings,
             readable: Vec::new(),
         };
-        let layers = Layers {
-            own_file,
-            merged: fetch,
-            written,
+        config.complete(&mut table, &own_files);
+        let sources = ConfigSources {
+            table,
+            s3cache_files,
         };
-        Ok((config, layers))
+        Ok((config, sources))
+    }
+
+    /// Adds what only the file can set, and what is derived, to the table of `--check`.
+    fn complete(&self, table: &mut SettingTable, files: &ConfigFiles) {
+        table.show("arch", self.arch.clone(), "this host");
+        let flags = match self.java_flags.as_slice() {
+            [] => "none".to_owned(),
+            flags => flags.join(" "),
+        };
+        for (key, value) in [
+            ("pex-name", self.pex_name.to_string()),
+            ("jar-name", self.jar_name.to_string()),
+            ("java", self.java.clone()),
+            ("java-flags", flags),
+            ("pex-root", format!("{:?}", self.pex_root).to_lowercase()),
+        ] {
+            table.push(key, value, files);
+        }
     }
 
     /// The file names a version of a job may have, in the order they are looked for.
@@ -271,15 +196,6 @@ impl Config {
         };
         spellings(version).into_iter().flat_map(of).collect()
     }
-}
-
-/// The configuration file that decides, for each key of `pexrun.yaml`.
-///
-/// # Errors
-/// As [`Config::load`].
-pub(crate) fn deciding_files(args: &Args) -> Result<BTreeMap<String, PathBuf>, Failure> {
-    let explicit = args.fetch.config.as_deref();
-    hostkit::config::deciding_files("pexrun", explicit, personal_file().as_deref())
 }
 
 /// The user's own configuration file.

@@ -17,7 +17,7 @@ pub mod testing {
     pub use crate::arch::host_arch;
 }
 
-use config::Config;
+use config::{Config, ConfigSources};
 use hostkit::cli::CommandLine;
 use hostkit::{Exit, Failure, stdout};
 use launch::ProgramLaunch;
@@ -29,50 +29,30 @@ use serde_json::json;
 ///
 /// # Errors
 /// See above.
-pub fn run(args: Args, matches: &CommandLine) -> Result<Exit, Failure> {
-    check_usage(&args, matches)?;
+pub fn run(args: Args, line: &CommandLine) -> Result<Exit, Failure> {
+    check_usage(&args, line)?;
     if args.check {
-        return check(&args, matches);
+        return check(line);
     }
-    go(&args).map_err(|failure| match failure.exit() {
+    go(&args, line).map_err(|failure| match failure.exit() {
         Exit::NOT_EXECUTABLE | Exit::NO_SUCH_PROGRAM => failure,
         _ => failure.with_exit(Exit::LAUNCHER_FAILED),
     })
 }
 
-/// Prints the configuration. Nothing would run, so that a wrong one is 78 here, as for the other tools.
-fn check(args: &Args, matches: &CommandLine) -> Result<Exit, Failure> {
-    let (config, layers) = Config::read(args)?;
-    let given = |flag: &str| matches.origin::<Args>(flag);
-    let files = config::deciding_files(args)?;
+/// Prints the configuration. No program would run, so that an invalid one is 78 here, as for the other tools.
+fn check(line: &CommandLine) -> Result<Exit, Failure> {
+    let (config, mut sources) = Config::read(line)?;
     let repositories = config.repositories.iter();
-    let sources: Vec<_> = repositories
+    let examples: Vec<_> = repositories
         .map(|repository| build_lookup::source(repository, "job"))
         .collect::<Result<_, _>>()?;
-    let own = Some((&files, &layers.own_file));
-    let below = s3cache::settings::summary(&layers.merged, given, own, &sources)?;
-    for (key, value) in [
-        ("repository", build_lookup::shown(&config.repositories)),
-        ("arch", config.arch),
-        ("pex-name", config.pex_name.to_string()),
-        ("jar-name", config.jar_name.to_string()),
-        ("java", config.java),
-        (
-            "java-flags",
-            match config.java_flags.as_slice() {
-                [] => "none".to_owned(),
-                flags => flags.join(" "),
-            },
-        ),
-        ("pex-root", format!("{:?}", config.pex_root).to_lowercase()),
-    ] {
-        let written = files.get(key).filter(|_| layers.written.contains(&key));
-        let written = written.map(|file| file.display().to_string());
-        let from = given(key).or(written);
-        let from = from.as_deref().unwrap_or("default");
-        stdout::print_line(format_args!("{key:<16} {value} ({from})"))?;
-    }
-    stdout::print_text(&below)?;
+    let ConfigSources {
+        table,
+        s3cache_files,
+    } = &mut sources;
+    s3cache::settings::complete_check(&config.settings, s3cache_files, &examples, table)?;
+    stdout::print_text(&table.to_string())?;
     Ok(Exit::OK)
 }
 
@@ -80,7 +60,7 @@ fn check(args: &Args, matches: &CommandLine) -> Result<Exit, Failure> {
 ///
 /// # Errors
 /// There is one (exit 125).
-fn check_usage(args: &Args, matches: &CommandLine) -> Result<(), Failure> {
+fn check_usage(args: &Args, line: &CommandLine) -> Result<(), Failure> {
     let usage =
         |text: &str, remedy: &str| Err(Failure::new(Exit::LAUNCHER_FAILED, text).remedy(remedy));
     if args.check {
@@ -102,7 +82,7 @@ fn check_usage(args: &Args, matches: &CommandLine) -> Result<(), Failure> {
             );
         }
     }
-    if matches.has_flag("limit") && !args.list {
+    if line.has_flag("limit") && !args.list {
         return usage("--limit goes with --list", "leave it out, or add --list");
     }
     if args.json && !args.list && !args.which {
@@ -114,9 +94,9 @@ fn check_usage(args: &Args, matches: &CommandLine) -> Result<(), Failure> {
     Ok(())
 }
 
-fn go(args: &Args) -> Result<Exit, Failure> {
+fn go(args: &Args, line: &CommandLine) -> Result<Exit, Failure> {
     let named = named(args)?;
-    let config = Config::load(args)?;
+    let config = Config::load(line)?;
     let Some((job, version)) = named else {
         let cached_only = args.cached || config.settings.freshness == Freshness::Offline;
         return listing::run(&config, args, cached_only);

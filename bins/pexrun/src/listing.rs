@@ -12,9 +12,6 @@ use crate::build_lookup;
 use crate::cli::Args;
 use crate::config::{Config, trusted};
 
-/// So many builds are shown unless `--limit` says otherwise.
-const LIMIT: usize = 10_000;
-
 /// A job and a version.
 type JobVersion = (String, String);
 
@@ -74,7 +71,7 @@ impl NewestBuilds {
 pub(crate) fn run(config: &Config, args: &Args, cached_only: bool) -> Result<Exit, Failure> {
     let job = args.job.as_deref();
     let cached = cached(config, job);
-    let limit = args.limit.map_or(LIMIT, |limit| limit as usize);
+    let limit = args.limit as usize;
     let (rows, truncated) = match job {
         _ if cached_only => {
             let builds = cached.iter().cloned();

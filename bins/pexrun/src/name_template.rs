@@ -112,17 +112,12 @@ impl NameTemplate {
 /// The shortest beginning of a git hash that is looked for.
 pub(crate) const SHORT_HASH_MIN: usize = 4;
 
-/// Whether a text is hexadecimal throughout.
-#[must_use]
-pub(crate) fn is_hex(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
 /// A version as it is given, and then, if it may be a git hash, in lower case as git writes that.
 #[must_use]
 pub(crate) fn spellings(version: &str) -> Vec<String> {
     let lower = version.to_ascii_lowercase();
-    let is_other = version.len() >= SHORT_HASH_MIN && is_hex(version) && lower != version;
+    let is_other =
+        version.len() >= SHORT_HASH_MIN && hostkit::hex::is_hex(version) && lower != version;
     let lower = is_other.then_some(lower);
     std::iter::once(version.to_owned()).chain(lower).collect()
 }

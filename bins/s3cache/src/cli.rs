@@ -1,8 +1,8 @@
-//! The command line of s3cache: what can be asked of it. What is done lives in the modules named after the verbs.
+//! The command line of s3cache. The settings of a fetch are `settings`'s; the verbs have modules of their own.
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Arg, Parser, Subcommand};
 use hostkit::Exit;
 use hostkit::cli::{Common, Tool};
 
@@ -29,50 +29,46 @@ Exit codes: 0 ok, 2 usage, 65 corrupt, 66 not found, 69 unreachable, 73 cannot w
 #[derive(Debug, Parser)]
 #[command(after_help = AFTER_HELP, override_usage = USAGE, subcommand_negates_reqs = true)]
 pub struct Args {
-    /// Something else than fetching
     #[command(subcommand)]
-    pub verb: Option<Verb>,
-    /// The artifact
+    pub(crate) verb: Option<Verb>,
+    /// Artifact to fetch
     #[arg(required_unless_present = "check")]
-    pub source: Option<String>,
-    /// Copy it here, with a slash at the end into this directory; without this it is only cached, and its path in the
-    /// cache printed
+    pub(crate) source: Option<String>,
+    /// Copy the artifact to this path, or into this directory if it ends in a slash. Without --copy-to the artifact is
+    /// cached and its path in the cache printed
     #[arg(long, value_name = "PATH")]
-    pub copy_to: Option<PathBuf>,
-    /// The mode of the copy, in octal
-    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0644")]
-    pub mode: u32,
-    /// Unpack it (tar, tgz, gz) into this directory
+    pub(crate) copy_to: Option<PathBuf>,
+    /// Mode of the copy, in octal
+    #[arg(long, value_name = "MODE", value_parser = parse_mode, default_value = "0644")]
+    pub(crate) mode: u32,
+    /// Unpack the artifact (tar, tgz, gz) into this directory
     #[arg(long, value_name = "DIR")]
-    pub unpack_to: Option<PathBuf>,
-    /// The SHA-256 it must have
+    pub(crate) unpack_to: Option<PathBuf>,
+    /// SHA-256 that the artifact must have
     #[arg(long, value_name = "HEX", value_parser = digest::parse)]
-    pub sha256: Option<String>,
-    /// Read and validate the configuration, print what is in force, and stop
+    pub(crate) sha256: Option<String>,
+    /// Validate the configuration, print every setting and its origin, and exit
     #[arg(long)]
-    pub check: bool,
-    /// How it is fetched.
+    pub(crate) check: bool,
     #[command(flatten)]
-    pub fetch: FetchArgs,
-    /// Logging.
+    pub(crate) fetch: FetchArgs,
     #[command(flatten)]
-    pub common: Common,
+    pub(crate) common: Common,
 }
 
-/// What else can be done with artifacts.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// List what is cached, or what a store has below s3://bucket/prefix/
     Ls(verbs::ls::LsArgs),
     /// Read every cached artifact again and compare its digest
     Verify(verbs::verify::VerifyArgs),
-    /// Remove garbage and what is over the bounds; as root, for all users
+    /// Remove garbage, and artifacts over the size limits; as root, of all users
     Gc(verbs::gc::GcArgs),
     /// Remove artifacts from the cache
     Rm(verbs::rm::RmArgs),
-    /// Say how much is cached
+    /// Print the size of the cache
     Stats(verbs::stats::StatsArgs),
-    /// Ask whether an artifact is published, without fetching it
+    /// Check that an artifact is published, without fetching it
     Exists(verbs::exists::ExistsArgs),
     /// Publish an artifact with its SHA-256
     Put(verbs::put::PutArgs),
@@ -82,12 +78,24 @@ impl Tool for Args {
     const NAME: &'static str = "s3cache";
     const USAGE_EXIT: Exit = Exit::USAGE;
     const EXCLUSIVE: &[&[&str]] = &[FetchArgs::FRESHNESS];
+    fn is_used(verb: &str, flag: &Arg) -> bool {
+        let reads_store = matches!(verb, "ls" | "exists" | "put");
+        match (flag.get_help_heading(), flag.get_long()) {
+            (_, Some("config")) => true,
+            (Some("Cache"), Some("cache-dir")) => !matches!(verb, "exists" | "put"),
+            (Some("Cache"), _) => verb == "gc",
+            // The index names artifacts of S3 with their service.
+            (Some("S3"), _) => reads_store || matches!(verb, "verify" | "rm"),
+            (Some("Network"), _) => reads_store,
+            _ => true,
+        }
+    }
     fn common(&self) -> &Common {
         &self.common
     }
 }
 
-fn mode(text: &str) -> Result<u32, String> {
+fn parse_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 => Ok(mode),
         _ => Err("a mode is three octal digits, such as 0755".to_owned()),
@@ -109,7 +117,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(args.copy_to.unwrap().to_str(), Some("a.pex"));
-        assert_eq!(args.fetch.cache_dir.unwrap().to_str(), Some("/mnt/s3cache"));
+        assert_eq!(args.fetch.cache_dir.to_str(), Some("/mnt/s3cache"));
         assert!(args.common.logstash_format);
     }
 
@@ -119,13 +127,15 @@ mod tests {
             parse("s3cache ls --json").unwrap().verb,
             Some(Verb::Ls(_))
         ));
-        assert!(
-            parse("s3cache gc --cache-dir /c --max-size 1G")
-                .unwrap()
-                .fetch
-                .max_size
-                .is_some()
-        );
+        for line in ["gc --cache-dir /c --max-size 1G", "--max-size 1G gc"] {
+            let args = parse(&format!("s3cache {line}")).unwrap();
+            assert_eq!(args.fetch.max_size, 1 << 30, "{line}");
+        }
+        // A flag that a verb does not use may stand in a common command line.
+        for line in ["--ca-file /x stats", "stats --ca-file /x"] {
+            let args = parse(&format!("s3cache {line}")).unwrap();
+            assert!(args.fetch.ca_file.is_some(), "{line}");
+        }
         assert!(parse("s3cache").is_err());
         assert!(parse("s3cache --check").unwrap().check);
         assert!(parse("s3cache b/k --sha256=abc").is_err());

@@ -4,29 +4,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use hostkit::hex::{encode, is_hex};
 use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 in lower-case hex: 64 characters.
 pub(crate) type Sha256Hex = String;
-
-/// Bytes in lower-case hex.
-#[must_use]
-pub(crate) fn hex(bytes: &[u8]) -> Sha256Hex {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
-            text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or('0'));
-            text
-        })
-}
 
 /// Accepts 64 hex digits in either case.
 ///
 /// # Errors
 /// It is something else.
 pub fn parse(text: &str) -> Result<Sha256Hex, String> {
-    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if text.len() == 64 && is_hex(text) {
         Ok(text.to_ascii_lowercase())
     } else {
         Err("a SHA-256 is 64 hex digits".to_owned())
@@ -52,7 +41,7 @@ pub(crate) fn of_file(file: &File, length: u64) -> io::Result<Sha256Hex> {
         hasher.update(&buffer[..got]);
         at += got as u64;
     }
-    Ok(hex(&hasher.finalize()))
+    Ok(encode(&hasher.finalize()))
 }
 
 #[cfg(test)]

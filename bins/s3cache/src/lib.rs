@@ -63,7 +63,7 @@ use tracing::info;
 ///
 /// # Errors
 /// As the verb, with the documented exit codes.
-pub fn run(args: Args, matches: &CommandLine) -> Result<Exit, Failure> {
+pub fn run(args: Args, line: &CommandLine) -> Result<Exit, Failure> {
     if let (Some(_), Some(source)) = (&args.verb, &args.source) {
         return Err(Failure::new(
             Exit::USAGE,
@@ -71,18 +71,19 @@ pub fn run(args: Args, matches: &CommandLine) -> Result<Exit, Failure> {
         )
         .remedy("write the verb first, then what it is about"));
     }
+    if args.check && (args.verb.is_some() || args.source.is_some()) {
+        let text = "--check looks at the configuration only, not at an artifact";
+        return Err(Failure::new(Exit::USAGE, text).remedy("give it without SOURCE and COMMAND"));
+    }
+    let files = settings::read_files(args.fetch.config.as_deref())?;
+    let layers = [settings::file_layer(&files, |_| true)];
+    let (args, mut table) = line.with_files::<Args>(&layers)?;
+    let settings = Settings::resolve(&args.fetch, &table, &files)?;
     if args.check {
-        if args.verb.is_some() || args.source.is_some() {
-            let text = "--check looks at the configuration only, not at an artifact";
-            return Err(
-                Failure::new(Exit::USAGE, text).remedy("give it without SOURCE and COMMAND")
-            );
-        }
-        let given = |flag: &str| matches.origin::<Args>(flag);
-        stdout::print_text(&settings::summary(&args.fetch, given, None, &[])?)?;
+        settings::complete_check(&settings, &files, &[], &mut table)?;
+        stdout::print_text(&table.to_string())?;
         return Ok(Exit::OK);
     }
-    let settings = Settings::load(&args.fetch)?;
     match &args.verb {
         None => get(&args, &settings),
         Some(Verb::Ls(verb)) => verbs::ls::run(verb, &settings),

@@ -1,19 +1,19 @@
-//! Everything that steers a fetch, in two stages: what flags, environment and `/etc/hostkit/s3cache.yaml` say, then one
-//! validated set of values. Only the second is used.
+//! The settings of a fetch, declared once, as flags: with their defaults, their parsers, and below them the file
+//! `/etc/hostkit/s3cache.yaml`; and the validated values that the rest of the crate uses.
 
 mod summary;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-pub use summary::summary;
+pub use summary::complete_check;
 
-use hostkit::config::value;
-use hostkit::{Exit, Failure, units};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use hostkit::Failure;
+use hostkit::cli::{AT_START, FileLayer, SettingOrigin, SettingTable};
+use hostkit::config::ConfigFiles;
+use hostkit::units::{parse_size, parse_timeout};
+use serde::Deserialize;
 
 use crate::cache::IndexEntry;
 use crate::deadline::Deadline;
@@ -23,18 +23,8 @@ use crate::s3_access::{self, ProfileFiles, S3Access, S3Overrides};
 use crate::sidecar;
 use crate::source::ArtifactSource;
 
-/// Where the cache is when nobody says otherwise.
-pub const CACHE_DIR: &str = "/var/cache/hostkit/s3cache";
-/// The most a uid keeps (bytes).
-pub const MAX_SIZE: u64 = 20 << 30;
-/// What is left free on the cache's filesystem (bytes).
-pub const KEEP_FREE: u64 = 512 << 20;
-/// A leader slower than this is overtaken (bytes per second).
-pub const MIN_RATE: u64 = 128 << 10;
-/// How long all of it may take.
-pub const TIMEOUT: Duration = Duration::from_secs(3600);
-/// How long a connection may be silent.
-pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Below 64 KiB a range request costs more than the bytes it brings.
+const MIN_PART_SIZE: u64 = 64 << 10;
 
 /// How a cached copy is trusted to be current.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,7 +32,7 @@ pub enum Freshness {
     /// By its name: an immutable one is served as it is, every other is revalidated.
     #[default]
     ByName,
-    /// Never asked for again.
+    /// Never revalidated.
     Immutable,
     /// Revalidated whatever its name.
     Revalidate,
@@ -50,29 +40,33 @@ pub enum Freshness {
     Offline,
 }
 
-/// The flags that steer a fetch, shared by s3cache and pexrun.
-#[derive(Debug, Clone, Default, clap::Args)]
+/// The flags of a fetch, shared by s3cache and pexrun.
+#[derive(Debug, Clone, clap::Args)]
 pub struct FetchArgs {
-    /// Read this configuration file instead of /etc/hostkit
+    /// Read this configuration file instead of those in /etc/hostkit
     #[arg(long, value_name = "FILE", global = true, help_heading = "Cache")]
     pub config: Option<PathBuf>,
-    /// The cache shared by all users of this host [default: /var/cache/hostkit/s3cache]
-    #[arg(long, value_name = "DIR", global = true, help_heading = "Cache")]
-    pub cache_dir: Option<PathBuf>,
-    /// The most each user keeps: artifacts, partial downloads and unpacked pexes [default: 20G]
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, global = true, help_heading = "Cache")]
-    pub max_size: Option<u64>,
-    /// The most all users keep together; `s3cache gc` of root sees to it [default: no bound]
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, global = true, help_heading = "Cache")]
+    /// Cache shared by all users of this host
+    #[arg(long, value_name = "DIR", default_value = "/var/cache/hostkit/s3cache", global = true,
+          help_heading = "Cache", group = AT_START)]
+    pub cache_dir: PathBuf,
+    /// Maximum size per user: artifacts, partial downloads and unpacked pexes
+    #[arg(long, value_name = "SIZE", default_value = "20G", value_parser = parse_size, global = true,
+          help_heading = "Cache", group = AT_START)]
+    pub max_size: u64,
+    /// Maximum size of all users together, enforced by `s3cache gc` as root; unlimited by default
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, global = true, help_heading = "Cache",
+          group = AT_START, hide_short_help = true)]
     pub total_max_size: Option<u64>,
-    /// What stays free on the cache's filesystem [default: 512M]
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, global = true, help_heading = "Cache")]
-    pub keep_free: Option<u64>,
+    /// Free space to leave on the filesystem of the cache
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size, global = true,
+          help_heading = "Cache", group = AT_START, hide_short_help = true)]
+    pub keep_free: u64,
 
-    /// Never ask whether the cached copy is current
+    /// Never revalidate the cached copy
     #[arg(long, help_heading = "Freshness")]
     pub immutable: bool,
-    /// Ask whether the cached copy is current, whatever its name
+    /// Revalidate the cached copy, whatever its name
     #[arg(long, help_heading = "Freshness")]
     pub revalidate: bool,
     /// Use the cache only, never the network
@@ -80,147 +74,111 @@ pub struct FetchArgs {
     pub offline: bool,
 
     /// Refuse an artifact without a published sidecar (URL.sha256)
-    #[arg(long)]
-    pub require_sidecar: Option<bool>,
+    #[arg(long, group = AT_START)]
+    pub require_sidecar: bool,
 
-    /// The URL of the S3 service, if not AWS (also AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile)
-    #[arg(long, value_name = "URL", global = true, help_heading = "S3")]
+    /// URL of the S3 service, if not AWS (also AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile)
+    #[arg(long, value_name = "URL", value_parser = parse_endpoint, global = true, help_heading = "S3",
+          group = AT_START)]
     pub endpoint_url: Option<String>,
-    /// The bucket's region (also AWS_REGION, the profile, the instance)
-    #[arg(long, value_name = "NAME", global = true, help_heading = "S3")]
+    /// Region of the bucket (also AWS_REGION, the profile, the instance)
+    #[arg(long, value_name = "NAME", global = true, help_heading = "S3", group = AT_START)]
     pub region: Option<String>,
-    /// The profile of ~/.aws/config (also AWS_PROFILE)
-    #[arg(long, value_name = "NAME", global = true, help_heading = "S3")]
+    /// Profile of ~/.aws/config (also AWS_PROFILE)
+    #[arg(long, value_name = "NAME", global = true, help_heading = "S3", group = AT_START)]
     pub profile: Option<String>,
     /// Put the bucket into the path, not the host name
-    #[arg(long, global = true, help_heading = "S3")]
-    pub path_style: Option<bool>,
-    /// Ask without credentials, for a public bucket
-    #[arg(long, global = true, help_heading = "S3")]
-    pub no_sign_request: Option<bool>,
+    #[arg(long, global = true, help_heading = "S3", group = AT_START, hide_short_help = true)]
+    pub path_style: bool,
+    /// Send unsigned requests, for a public bucket
+    #[arg(long, global = true, help_heading = "S3", group = AT_START, hide_short_help = true)]
+    pub no_sign_request: bool,
 
-    /// The certificate authorities to trust, instead of the system's (PEM)
-    #[arg(long, value_name = "FILE", global = true, help_heading = "Network")]
+    /// Certificate authorities to trust, instead of the system's (PEM)
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Network", group = AT_START)]
     pub ca_file: Option<PathBuf>,
-    /// The client certificate for https, with its chain (PEM)
-    #[arg(
-        long,
-        value_name = "FILE",
-        global = true,
-        help_heading = "Network",
-        requires = "client_key"
-    )]
+    /// Client certificate for https, with its chain (PEM)
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Network", requires = "client_key",
+          group = AT_START, hide_short_help = true)]
     pub client_cert: Option<PathBuf>,
-    /// The key of the client certificate (PEM)
-    #[arg(
-        long,
-        value_name = "FILE",
-        global = true,
-        help_heading = "Network",
-        requires = "client_cert"
-    )]
+    /// Key of the client certificate (PEM)
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Network", requires = "client_cert",
+          group = AT_START, hide_short_help = true)]
     pub client_key: Option<PathBuf>,
-    /// Bytes per range request, at least 64K [default: by size]
-    #[arg(long, value_name = "SIZE", value_parser = positive_size, help_heading = "Network")]
+    /// Bytes per range request, at least 64K; chosen by the size of the artifact by default
+    #[arg(long, value_name = "SIZE", value_parser = parse_positive_size, help_heading = "Network", group = AT_START,
+          hide_short_help = true)]
     pub part_size: Option<u64>,
-    /// Connections at once [default: by size]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64), help_heading = "Network")]
+    /// Concurrent connections; chosen by the size of the artifact by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64), help_heading = "Network",
+          group = AT_START, hide_short_help = true)]
     pub connections: Option<u64>,
-    /// The most to fetch per second [default: no bound]
-    #[arg(long, value_name = "SIZE", value_parser = positive_size, help_heading = "Network")]
+    /// Maximum transfer rate in bytes per second; unlimited by default
+    #[arg(long, value_name = "SIZE", value_parser = parse_positive_size, help_heading = "Network", group = AT_START)]
     pub max_rate: Option<u64>,
-    /// A process fetching for others slower than this is overtaken [default: 128K]
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help_heading = "Network")]
-    pub min_rate: Option<u64>,
-    /// How long all of it may take [default: 1h]
-    #[arg(long, value_name = "DUR", value_parser = units::parse_duration, global = true, help_heading = "Network")]
-    pub timeout: Option<Duration>,
-    /// How long a connection may be silent before it is tried again [default: 10s]
-    #[arg(long, value_name = "DUR", value_parser = units::parse_duration, global = true, help_heading = "Network")]
-    pub stall_timeout: Option<Duration>,
-
-    /// Where the tool's own configuration file names a value of these, for errors.
-    #[arg(skip)]
-    pub places: BTreeMap<&'static str, String>,
+    /// Take over from a process that fetches for others at fewer bytes per second than this
+    #[arg(long, value_name = "SIZE", default_value = "128K", value_parser = parse_size, help_heading = "Network",
+          group = AT_START, hide_short_help = true)]
+    pub min_rate: u64,
+    /// Deadline of the whole run
+    #[arg(long, value_name = "DUR", default_value = "1h", value_parser = parse_timeout, global = true,
+          help_heading = "Network", group = AT_START)]
+    pub timeout: Duration,
+    /// Idle timeout of a connection, after which the request is retried
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = parse_timeout, global = true,
+          help_heading = "Network", group = AT_START, hide_short_help = true)]
+    pub stall_timeout: Duration,
 }
 
 impl FetchArgs {
-    /// The flags that say how a cached copy is trusted to be current. They exclude one another.
+    /// The flags that select a [`Freshness`]. They exclude one another.
     pub const FRESHNESS: &[&str] = &["immutable", "revalidate", "offline"];
 }
 
-/// `/etc/hostkit/s3cache.yaml`, as written.
+/// What only the file can set.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-struct Raw {
-    #[serde(deserialize_with = "value::text")]
-    cache_dir: Option<PathBuf>,
-    #[serde(deserialize_with = "value::size")]
-    max_size: Option<u64>,
-    #[serde(deserialize_with = "value::size")]
-    total_max_size: Option<u64>,
-    #[serde(deserialize_with = "value::size")]
-    keep_free: Option<u64>,
-    #[serde(deserialize_with = "endpoint")]
-    endpoint_url: Option<String>,
-    #[serde(deserialize_with = "value::text")]
-    region: Option<String>,
-    #[serde(deserialize_with = "value::text")]
-    profile: Option<String>,
-    path_style: Option<bool>,
-    no_sign_request: Option<bool>,
-    #[serde(deserialize_with = "value::text")]
-    ca_file: Option<PathBuf>,
-    #[serde(deserialize_with = "value::text")]
-    client_cert: Option<PathBuf>,
-    #[serde(deserialize_with = "value::text")]
-    client_key: Option<PathBuf>,
-    #[serde(deserialize_with = "positive")]
-    part_size: Option<u64>,
-    #[serde(deserialize_with = "connections")]
-    connections: Option<u64>,
-    #[serde(deserialize_with = "positive")]
-    max_rate: Option<u64>,
-    #[serde(deserialize_with = "value::size")]
-    min_rate: Option<u64>,
-    #[serde(deserialize_with = "value::timeout")]
-    timeout: Option<Duration>,
-    #[serde(deserialize_with = "value::timeout")]
-    stall_timeout: Option<Duration>,
+#[serde(rename_all = "kebab-case", default)]
+struct FileOnly {
     trusted_uids: Option<Vec<u32>>,
-    require_sidecar: Option<bool>,
 }
 
-/// The URL of an S3 service in a configuration file.
+const TRUSTED_UIDS: &str = "trusted-uids";
+
+/// Reads the configuration files of s3cache, or `explicit` instead.
 ///
 /// # Errors
-/// It is not one.
-pub fn endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    let Some(text) = value::text::<D, String>(from)? else {
-        return Ok(None);
-    };
-    // The failure does not show a password that stands in it.
-    s3_access::check_endpoint(&text).map_err(D::Error::custom)?;
-    Ok(Some(text))
+/// A file cannot be read or is not YAML (exit 78).
+pub fn read_files(explicit: Option<&Path>) -> Result<ConfigFiles, Failure> {
+    ConfigFiles::read("s3cache", explicit, None)
 }
 
-/// A size of which 0 makes no sense.
-fn positive_size(text: &str) -> Result<u64, String> {
-    match units::parse_size(text)? {
-        0 => Err("0 makes no sense here: leave it out for the default".to_owned()),
-        size => Ok(size),
+/// Those files as a layer below a command line, of which `accepts` selects the flags of [`FetchArgs`].
+#[must_use]
+pub const fn file_layer(files: &ConfigFiles, accepts: fn(&str) -> bool) -> FileLayer<'_> {
+    FileLayer {
+        files,
+        accepts,
+        other_keys: &[TRUSTED_UIDS],
     }
 }
 
-fn positive<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    value::parsed_as(from, value::SIZE, positive_size)
+fn parse_endpoint(text: &str) -> Result<String, String> {
+    match s3_access::check_endpoint(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(failure) => {
+            let text = failure.to_string();
+            // The name of the setting and its value are printed in front of this.
+            let reason = text.split_once(": ").map(|(_, reason)| reason.to_owned());
+            Err(reason.unwrap_or(text))
+        }
+    }
 }
 
-fn connections<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    value::parsed_as(from, "a number, 1-64", |text| match text.parse() {
-        Ok(number @ 1..=64) => Ok(number),
-        _ => Err("expected 1-64".to_owned()),
-    })
+fn parse_positive_size(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("expected at least 1: leave it out for the default".to_owned()),
+        size => Ok(size),
+    }
 }
 
 /// Validated settings of one run.
@@ -236,7 +194,7 @@ pub struct Settings {
     pub keep_free: u64,
     /// How a cached copy is trusted to be current.
     pub freshness: Freshness,
-    /// Uids, besides root and the caller, whose entries are used without asking anybody.
+    /// Uids, besides root and the caller, whose entries are used without comparing their digest.
     pub trusted_uids: Vec<u32>,
     /// Whether an artifact without a sidecar is refused.
     pub require_sidecar: bool,
@@ -253,12 +211,12 @@ pub struct Settings {
     /// How long a connection may be silent.
     pub stall_timeout: Duration,
     /// How the stores are reached.
-    pub access: Access,
+    pub access: StoreAccess,
 }
 
 /// How the stores are reached, as our own settings say: endpoints, credentials, certificates.
 #[derive(Debug, Clone, Default)]
-pub struct Access {
+pub struct StoreAccess {
     /// The S3 service.
     pub endpoint_url: Option<String>,
     /// The bucket's region.
@@ -275,21 +233,20 @@ pub struct Access {
     pub client_cert: Option<(NamedFile, NamedFile)>,
     /// Where a configuration file names the profile that is in force.
     pub(crate) profile_place: Option<String>,
-    /// What [`Access::s3`] made of these and the settings of the AWS tools.
+    /// What [`StoreAccess::s3`] made of these and the settings of the AWS tools.
     pub(crate) s3: OnceLock<S3Access>,
 }
 
 impl Settings {
-    /// Settles every value: flag and environment (both in `args`) beat the configuration file, which beats the default.
+    /// The values of the flags, with the files below them.
     ///
     /// # Errors
-    /// The configuration file is wrong (exit 78).
-    pub fn load(args: &FetchArgs) -> Result<Self, Failure> {
-        let raw: Raw = hostkit::config::load("s3cache", args.config.as_deref(), None)?;
-        let file = args
-            .config
-            .as_deref()
-            .unwrap_or(Path::new("/etc/hostkit/s3cache.yaml"));
+    /// A key that only the file has is invalid (exit 78).
+    pub fn resolve(
+        args: &FetchArgs,
+        table: &SettingTable,
+        files: &ConfigFiles,
+    ) -> Result<Self, Failure> {
         // The command line has one of them at most ([`FetchArgs::FRESHNESS`]).
         let freshness = match args {
             _ if args.offline => Freshness::Offline,
@@ -297,95 +254,38 @@ impl Settings {
             _ if args.immutable => Freshness::Immutable,
             _ => Freshness::ByName,
         };
-        let timeout = args.timeout.or(raw.timeout).unwrap_or(TIMEOUT);
-        let stall_timeout = args
-            .stall_timeout
-            .or(raw.stall_timeout)
-            .unwrap_or(STALL_TIMEOUT);
-        if timeout.is_zero() || stall_timeout.is_zero() {
-            return Err(
-                Failure::new(Exit::CONFIG, "a timeout of 0 would give up before it began")
-                    .remedy("raise it"),
-            );
-        }
-        if raw.client_cert.is_some() != raw.client_key.is_some() {
-            return Err(Failure::new(
-                Exit::CONFIG,
-                format!(
-                    "{}: one of `client-cert` and `client-key` is missing",
-                    file.display()
-                ),
-            )
-            .remedy("give both, or neither"));
-        }
-        let mut places = args.places.clone();
-        for (key, is_in_force) in [
-            ("ca-file", args.ca_file.is_none() && raw.ca_file.is_some()),
-            (
-                "client-cert",
-                args.client_cert.is_none() && raw.client_cert.is_some(),
-            ),
-            (
-                "client-key",
-                args.client_key.is_none() && raw.client_key.is_some(),
-            ),
-            ("profile", args.profile.is_none() && raw.profile.is_some()),
-        ] {
-            if is_in_force
-                && let Some(place) =
-                    hostkit::config::place("s3cache", args.config.as_deref(), None, key)
-            {
-                places.insert(key, place);
-            }
-        }
-        let named = |key: &'static str, path: Option<PathBuf>| {
-            let setting = places.get(key).cloned();
-            path.map(|path| NamedFile::new(path, setting.unwrap_or_else(|| format!("--{key}"))))
+        let named = |setting: &str, path: &Option<PathBuf>| {
+            let path = path.as_ref()?;
+            Some(NamedFile::new(path, table.locate(setting)))
         };
-        let (client_cert, client_key) = match &args.client_cert {
-            Some(_) => (args.client_cert.clone(), args.client_key.clone()),
-            None => (raw.client_cert, raw.client_key),
-        };
+        let file_only: FileOnly = files.structured()?;
         Ok(Self {
-            cache_dir: args
-                .cache_dir
-                .clone()
-                .or(raw.cache_dir)
-                .unwrap_or_else(|| CACHE_DIR.into()),
-            max_size: args.max_size.or(raw.max_size).unwrap_or(MAX_SIZE),
-            total_max_size: args
-                .total_max_size
-                .or(raw.total_max_size)
-                .unwrap_or(u64::MAX),
-            keep_free: args.keep_free.or(raw.keep_free).unwrap_or(KEEP_FREE),
+            cache_dir: args.cache_dir.clone(),
+            max_size: args.max_size,
+            total_max_size: args.total_max_size.unwrap_or(u64::MAX),
+            keep_free: args.keep_free,
             freshness,
-            trusted_uids: raw.trusted_uids.unwrap_or_default(),
-            require_sidecar: args
-                .require_sidecar
-                .or(raw.require_sidecar)
-                .unwrap_or_default(),
-            // Below 64 KiB a request costs more than the bytes it brings.
-            part_size: args
-                .part_size
-                .or(raw.part_size)
-                .map(|size| size.max(64 << 10)),
-            connections: args.connections.or(raw.connections).map(|n| n.clamp(1, 64)),
-            max_rate: args.max_rate.or(raw.max_rate),
-            min_rate: args.min_rate.or(raw.min_rate).unwrap_or(MIN_RATE),
-            timeout,
-            stall_timeout,
-            access: Access {
-                endpoint_url: args.endpoint_url.clone().or(raw.endpoint_url),
-                region: args.region.clone().or(raw.region),
-                profile: args.profile.clone().or(raw.profile),
-                path_style: args.path_style.or(raw.path_style).unwrap_or_default(),
-                no_sign_request: args
-                    .no_sign_request
-                    .or(raw.no_sign_request)
-                    .unwrap_or_default(),
-                ca_file: named("ca-file", args.ca_file.clone().or(raw.ca_file)),
-                client_cert: named("client-cert", client_cert).zip(named("client-key", client_key)),
-                profile_place: places.get("profile").cloned(),
+            trusted_uids: file_only.trusted_uids.unwrap_or_default(),
+            require_sidecar: args.require_sidecar,
+            part_size: args.part_size.map(|size| size.max(MIN_PART_SIZE)),
+            connections: args.connections,
+            max_rate: args.max_rate,
+            min_rate: args.min_rate,
+            timeout: args.timeout,
+            stall_timeout: args.stall_timeout,
+            access: StoreAccess {
+                endpoint_url: args.endpoint_url.clone(),
+                region: args.region.clone(),
+                profile: args.profile.clone(),
+                path_style: args.path_style,
+                no_sign_request: args.no_sign_request,
+                ca_file: named("ca-file", &args.ca_file),
+                client_cert: named("client-cert", &args.client_cert)
+                    .zip(named("client-key", &args.client_key)),
+                profile_place: match table.origin("profile") {
+                    SettingOrigin::File(_) => Some(table.locate("profile")),
+                    _ => None,
+                },
                 s3: OnceLock::new(),
             },
         })
@@ -416,7 +316,7 @@ impl Settings {
     }
 }
 
-impl Access {
+impl StoreAccess {
     /// How S3 is reached, with the settings of the AWS tools. They are read once, when S3 is needed at all.
     ///
     /// # Errors
@@ -442,48 +342,41 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
+    use hostkit::Exit;
+
     use super::*;
 
-    fn load(yaml: &str, args: FetchArgs) -> Result<Settings, Failure> {
+    fn load(yaml: &str, flags: &str) -> Result<Settings, Failure> {
         let temp = tempfile::tempdir().unwrap();
         let config = temp.path().join("s3cache.yaml");
         std::fs::write(&config, yaml).unwrap();
-        Settings::load(&FetchArgs {
-            config: Some(config),
-            ..args
-        })
+        let words = ["s3cache", "b/k"]
+            .into_iter()
+            .chain(flags.split_whitespace());
+        let (_, line) = hostkit::cli::parse::<crate::Args, _>(words).unwrap();
+        let files = read_files(Some(&config))?;
+        let (args, table) = line.with_files::<crate::Args>(&[file_layer(&files, |_| true)])?;
+        Settings::resolve(&args.fetch, &table, &files)
     }
 
     #[test]
-    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+    fn flag_overrides_the_file_which_overrides_the_default() {
         let yaml = "max-size: 1G\ntotal-max-size: 2G\ntimeout: 90\nstall-timeout: 250ms\ntrusted-uids: [1001]\n";
-        let settings = load(
-            yaml,
-            FetchArgs {
-                max_size: Some(7),
-                ..FetchArgs::default()
-            },
-        )
-        .unwrap();
+        let settings = load(yaml, "--max-size=7").unwrap();
         assert_eq!(settings.max_size, 7);
         assert_eq!(settings.total_max_size, 2 << 30);
         assert_eq!(settings.timeout, Duration::from_secs(90));
         assert_eq!(settings.stall_timeout, Duration::from_millis(250));
-        assert_eq!(settings.keep_free, KEEP_FREE);
+        assert_eq!(settings.keep_free, 512 << 20);
         assert_eq!(settings.trusted_uids, [1001]);
     }
 
     #[test]
-    fn a_switch_that_is_turned_off_beats_the_file() {
+    fn switch_that_is_turned_off_overrides_the_file() {
         let yaml = "path-style: true\nno-sign-request: true\nrequire-sidecar: true\n";
-        for (flag, expected) in [(None, true), (Some(false), false)] {
-            let args = FetchArgs {
-                path_style: flag,
-                no_sign_request: flag,
-                require_sidecar: flag,
-                ..FetchArgs::default()
-            };
-            let settings = load(yaml, args).unwrap();
+        let off = "--path-style=no --no-sign-request=no --require-sidecar=no";
+        for (flags, expected) in [("", true), (off, false)] {
+            let settings = load(yaml, flags).unwrap();
             let access = settings.access;
             assert_eq!(
                 [
@@ -498,18 +391,28 @@ mod tests {
 
     #[test]
     fn half_a_client_certificate_is_refused() {
-        for key in ["client-cert", "client-key"] {
-            let failure = load(&format!("{key}: /x.pem\n"), FetchArgs::default()).unwrap_err();
+        for (key, missing) in [("client-cert", "client-key"), ("client-key", "client-cert")] {
+            let failure = load(&format!("{key}: /x.pem\n"), "").unwrap_err();
             assert_eq!(failure.exit(), Exit::CONFIG);
-            assert!(
-                failure.to_string().contains("s3cache.yaml: one of"),
-                "{failure}"
-            );
+            let text = format!("s3cache.yaml:1: missing `{missing}`");
+            assert!(failure.to_string().contains(&text), "{failure}");
         }
     }
 
     #[test]
-    fn bad_value_names_file_line_key_and_remedy() {
+    fn file_of_a_certificate_is_named_by_its_setting() {
+        let settings = load("ca-file: /x.pem\n", "--client-cert=/c --client-key=/k").unwrap();
+        let ca_file = settings.access.ca_file.unwrap();
+        assert!(
+            ca_file.setting.ends_with("s3cache.yaml:1: `ca-file`"),
+            "{ca_file:?}"
+        );
+        let (_, key) = settings.access.client_cert.unwrap();
+        assert_eq!(key.setting, "--client-key");
+    }
+
+    #[test]
+    fn invalid_value_names_file_line_key_and_remedy() {
         for (line, says) in [
             (
                 "max-size: lots",
@@ -519,9 +422,12 @@ mod tests {
             ("stall-timeout: -1", "`stall-timeout`: invalid value `-1`"),
             (
                 "connections: 65",
-                "`connections`: invalid value `65`: expected 1-64",
+                "`connections`: invalid value `65`: 65 is not in 1..=64",
             ),
-            ("endpoint-url: minio:9000", "write https://minio:9000"),
+            (
+                "endpoint-url: minio:9000",
+                "`endpoint-url`: invalid value `minio:9000`: \"minio:9000\" has no scheme: write https://minio:9000",
+            ),
             (
                 "endpoint-url: http://me:hunter2@h",
                 "credentials in an endpoint",
@@ -530,22 +436,16 @@ mod tests {
             ("trusted-uids: [bob]", "`trusted-uids`: invalid value"),
             ("cache-dir: ''", "`cache-dir`: invalid empty value"),
             ("endpoint-url: ''", "`endpoint-url`: invalid empty value"),
-            ("region: ''", "`region`: invalid empty value"),
             ("profile: \" \"", "`profile`: invalid empty value"),
-            ("ca-file: ''", "`ca-file`: invalid empty value"),
-            ("client-cert: ''", "`client-cert`: invalid empty value"),
-            ("client-key: ''", "`client-key`: invalid empty value"),
-            ("max-size: ''", "`max-size`: invalid value ``"),
-            ("timeout: ''", "`timeout`: invalid value ``"),
-            ("max-size: [1]", "bytes, or a number with K, M, G or T"),
-            ("max-size: {a: 1}", "bytes, or a number with K, M, G or T"),
-            ("max-size: [", "bytes, or a number with K, M, G or T"),
-            ("timeout: [", "seconds, or a number with ms, s, m, h or d"),
-            ("connections: [2]", "a number, 1-64"),
+            ("max-size: ''", "`max-size`: invalid empty value"),
+            ("max-size: [1]", "expected one text, number or boolean"),
+            ("max-size: {a: 1}", "expected one text, number or boolean"),
+            ("timeout: [", "`timeout`"),
             ("part-size: 0", "`part-size`: invalid value `0`"),
             ("max-rate: 0", "`max-rate`: invalid value `0`"),
+            ("mode: 0644", "unknown key `mode`"),
         ] {
-            let failure = load(&format!("# Ours.\n{line}\n"), FetchArgs::default()).unwrap_err();
+            let failure = load(&format!("# Ours.\n{line}\n"), "").unwrap_err();
             let text = failure.to_string();
             assert_eq!(failure.exit(), Exit::CONFIG, "{text}");
             assert!(text.contains("s3cache.yaml:2:"), "{text}");

@@ -188,7 +188,7 @@ fn sha256(word: &str) -> Option<Sha256Hex> {
         } else {
             base64::decode(word).ok()?
         };
-        (bytes.len() == 32).then(|| digest::hex(&bytes))
+        (bytes.len() == 32).then(|| hostkit::hex::encode(&bytes))
     })
 }
 
@@ -255,7 +255,7 @@ fn holds_base64(text: &str) -> bool {
 fn holds_groups<'a>(mut words: impl Iterator<Item = &'a str>, widths: &[usize]) -> bool {
     let (mut width, mut digits, mut has_letter) = (0, 0, false);
     words.any(|word| {
-        let is_group = widths.contains(&word.len()) && word.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_group = widths.contains(&word.len()) && hostkit::hex::is_hex(word);
         if !is_group || word.len() != width {
             (width, digits, has_letter) = (word.len(), 0, false);
         }

@@ -161,7 +161,7 @@ impl ArtifactSource {
             Self::S3 { bucket, key } => format!("s3://{bucket}/{key}\n{service}"),
             Self::File(path) => format!("file://{}", path.display()),
         };
-        crate::digest::hex(&Sha256::digest(text.as_bytes()))
+        hostkit::hex::encode(&Sha256::digest(text.as_bytes()))
     }
 }
 
@@ -188,7 +188,7 @@ pub fn is_immutable(name: &str) -> bool {
 /// Whether a word looks like a git hash or another digest, whole or abbreviated.
 #[must_use]
 pub fn is_hash(word: &str) -> bool {
-    let hex = (7..=64).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let hex = (7..=64).contains(&word.len()) && hostkit::hex::is_hex(word);
     hex && (matches!(word.len(), 40 | 64) || word.bytes().any(|b| b.is_ascii_alphabetic()))
 }
 

@@ -13,7 +13,7 @@ use bytes::{Buf as _, Bytes};
 use hostkit::thread::ThreadSpawnError;
 use sha2::{Digest as _, Sha256};
 
-use crate::digest::{self, Sha256Hex};
+use crate::digest::Sha256Hex;
 
 /// Pieces waiting to be read.
 const QUEUE: usize = 4;
@@ -141,7 +141,7 @@ pub(crate) fn sha256(mut bytes: impl BufRead) -> io::Result<Sha256Hex> {
     loop {
         let piece = bytes.fill_buf()?;
         if piece.is_empty() {
-            return Ok(digest::hex(&hasher.finalize()));
+            return Ok(hostkit::hex::encode(&hasher.finalize()));
         }
         hasher.update(piece);
         let length = piece.len();

@@ -16,7 +16,6 @@ use crate::cache::index_entry::FileStamp;
 use crate::cache::partial_download::PartialDownload;
 use crate::cache::space::{self, SpaceLimits};
 use crate::cache::{CacheShare, CachedBlob, HostCache};
-use crate::digest;
 use crate::download::{ArtifactDownload, new_entry};
 use crate::single_flight::LeaderLock;
 use crate::sink::DownloadSummary;
@@ -48,7 +47,7 @@ pub(crate) async fn copy_from_untrusted(
         Some(vouched) => Some(vouched),
         None => match meta.as_ref().and_then(|meta| meta.checksum) {
             Some(ObjectChecksum::Sha256(sha256)) => Some(ExpectedDigest {
-                sha256: digest::hex(&sha256),
+                sha256: hostkit::hex::encode(&sha256),
                 by: "store",
             }),
             _ => None,
@@ -205,5 +204,5 @@ fn copy_hashing(from: &File, mut to: PartialDownload, size: u64) -> io::Result<(
             to.arrived(at)?;
         }
     }
-    Ok((to.name.clone(), digest::hex(&hasher.finalize())))
+    Ok((to.name.clone(), hostkit::hex::encode(&hasher.finalize())))
 }

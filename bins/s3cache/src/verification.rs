@@ -7,7 +7,7 @@ use std::path::Path;
 use hostkit::{Exit, Failure};
 
 use crate::archive;
-use crate::digest::{self, Sha256Hex};
+use crate::digest::Sha256Hex;
 use crate::sink::DownloadSummary;
 use crate::source::ArtifactSource;
 use crate::store::{CrcKind, ObjectChecksum};
@@ -42,10 +42,12 @@ pub(crate) fn compare_digests(
         .remedy("nothing was kept; publish it again, or correct what vouches for it")
     };
     match declared {
-        Some(ObjectChecksum::Sha256(expected)) if digest::hex(&expected) != summary.sha256 => {
+        Some(ObjectChecksum::Sha256(expected))
+            if hostkit::hex::encode(&expected) != summary.sha256 =>
+        {
             return Err(differs(
                 "SHA-256",
-                &format!("{} (by S3)", digest::hex(&expected)),
+                &format!("{} (by S3)", hostkit::hex::encode(&expected)),
                 &summary.sha256,
             ));
         }

@@ -125,11 +125,7 @@ pub fn load(sources: &Sources, lenient: bool) -> Result<(Settings, Vec<Finding>)
     settings
         .services
         .retain(|service| service.haproxy.is_some() || service.file_output);
-    settings.hash = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    settings.hash = hostkit::hex::encode(&hash.finalize());
     Ok((settings, context.finish()?))
 }
 

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
+use hostkit::hex;
 use sha2::{Digest as _, Sha256};
 
 use crate::membership::Roster;
@@ -153,7 +154,7 @@ impl Renderer {
         for stanza in &stanzas {
             hash.update(stanza.structure);
         }
-        let structure = hex(&hash.finalize());
+        let structure = hex::encode(&hash.finalize());
 
         let mut pieces = Vec::with_capacity(stanzas.len() + 4);
         let mut injected = self.head.injected.clone();
@@ -302,16 +303,6 @@ impl Rendered {
             .find(|stanza| stanza.own.service.as_deref() == Some(service));
         found.map(|stanza| stanza.own.text.as_str())
     }
-}
-
-/// Bytes in lower-case hex.
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

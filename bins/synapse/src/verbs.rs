@@ -10,6 +10,8 @@ pub mod reload;
 pub mod render;
 pub mod status;
 
+use hostkit::suggestion::by_similarity;
+
 /// How many names are offered for one that is not known.
 const NEAREST: usize = 5;
 
@@ -27,11 +29,7 @@ fn table<const N: usize>(head: [&str; N]) -> comfy_table::Table {
 
 /// The words of `known` most like `wrong`, the likeliest first, as a remedy.
 fn nearest<'k>(wrong: &str, known: impl Iterator<Item = &'k str>) -> String {
-    let mut known: Vec<(f64, &str)> = known
-        .map(|word| (strsim::jaro_winkler(wrong, word), word))
-        .collect();
-    known.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    match known.as_slice() {
+    match by_similarity(wrong, known).as_slice() {
         [] => "no service is configured".to_owned(),
         [(likeness, word), ..] if *likeness > 0.9 => format!("did you mean {word}?"),
         more => {

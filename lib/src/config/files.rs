@@ -11,7 +11,8 @@ use serde::{Deserialize, de};
 use serde_json::Value;
 use serde_saphyr::{Location, Spanned};
 
-use super::{DIRECTORY, explain, files, merge, nearest, read};
+use super::{DIRECTORY, explain, files, merge, read};
+use crate::suggestion::nearest;
 use crate::{Exit, Failure};
 
 /// The configuration files of a tool, read once.
@@ -115,7 +116,7 @@ impl ConfigFiles {
             Exit::CONFIG,
             format!("{}: unknown key `{key}`", setting.place(&setting.key)),
         );
-        Err(match nearest(key, keys) {
+        Err(match nearest(key, keys.iter().copied()) {
             Some(key) => failure.remedy(format!("did you mean `{key}`?")),
             None => failure.remedy(format!("the keys are {}", keys.join(", "))),
         })

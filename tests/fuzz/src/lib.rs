@@ -1,4 +1,4 @@
-//! Finds the body of a fuzz target among those of the test harness.
+//! Finds the body of a fuzz target among those of the test kit.
 
 use hostkit_tests::fuzz::BODIES;
 

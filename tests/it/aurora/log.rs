@@ -115,10 +115,13 @@ fn resident_checker_exits_on_quit_within_one_wait() {
         HttpSignaler::new(port).check(&HttpCheck::default()).is_ok()
     });
     task.stop();
-    let told = task.health().messages;
-    let seen: Vec<_> = told.iter().map(|told| (told.handled, told.looks)).collect();
+    let outcome = task.health().messages;
+    let seen: Vec<_> = outcome
+        .iter()
+        .map(|outcome| (outcome.handled, outcome.looks))
+        .collect();
     // The abort request finds no listener, which takes no time.
-    assert_eq!(seen, [(true, 6), (false, 0)], "{told:?}");
+    assert_eq!(seen, [(true, 6), (false, 0)], "{outcome:?}");
     assert_eq!(task.state("checker"), ProcessState::Done);
 }
 

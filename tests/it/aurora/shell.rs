@@ -138,15 +138,15 @@ fn shell_check_runs_as_user_of_executor() {
     wait_until("another check follows", || {
         task.health().reasons.len() > seen + 1
     });
-    let said = task.health().reasons.pop().unwrap();
-    let lines: Vec<&str> = said.lines().collect();
+    let output = task.health().reasons.pop().unwrap();
+    let lines: Vec<&str> = output.lines().collect();
     let directory = task.sandbox().parent().unwrap().display().to_string();
     assert!(
         lines[0].ends_with(&format!("with output '{directory}")),
-        "{said}"
+        "{output}"
     );
     for absent in ["STAGE=", "ONLY_OF_THE_TASK=", "HOME=", "BASH_ENV="] {
-        assert!(!said.contains(absent), "{said}");
+        assert!(!output.contains(absent), "{output}");
     }
     assert!(lines.contains(&format!("MESOS_DIRECTORY={directory}").as_str()));
     assert!(lines.contains(&format!("{} 0", task.port("health")).as_str()));
@@ -181,14 +181,14 @@ fn shell_check_replaces_http_check_and_http_check_without_port_is_healthy() {
 /// A server that is healthy or not, as the flag says.
 fn start_switchable_server() -> (ScriptedServer, Arc<AtomicBool>) {
     let well = Arc::new(AtomicBool::new(true));
-    let told = well.clone();
+    let outcome = well.clone();
     let server = ScriptedServer::start(move |_, stream| {
-        let said = if told.load(Ordering::Relaxed) {
+        let output = if outcome.load(Ordering::Relaxed) {
             "ok"
         } else {
             "sick"
         };
-        stream.write_all(answer("200 OK", said).as_bytes())
+        stream.write_all(answer("200 OK", output).as_bytes())
     });
     (server, well)
 }

@@ -29,7 +29,7 @@ fn lost(port: u16, why: &str) -> String {
 
 #[test]
 fn default_check_accepts_200_with_ok_body() {
-    for said in [
+    for output in [
         answer("200 OK", "ok"),
         answer("200 OK", "OK"),
         answer("200 OK", " \t\r\n\x0b\x0cOk\n"),
@@ -48,18 +48,18 @@ fn default_check_accepts_200_with_ok_body() {
         // A response without a head is HTTP/0.9.
         "ok\n".to_owned(),
     ] {
-        let server = ScriptedServer::start_with_response(said.clone());
+        let server = ScriptedServer::start_with_response(output.clone());
         assert_eq!(
             check_response(&server, &HttpCheck::default()),
             Ok(()),
-            "{said:?}"
+            "{output:?}"
         );
     }
 }
 
 #[test]
 fn default_check_rejects_other_responses_and_page_shows_reason() {
-    for (said, shown) in [
+    for (output, shown) in [
         (answer("200 OK", ""), body_mismatch("")),
         (answer("204 No Content", ""), body_mismatch("")),
         (answer("200 OK", "okay"), body_mismatch("okay")),
@@ -82,15 +82,15 @@ fn default_check_rejects_other_responses_and_page_shows_reason() {
         (answer("302 Found", "ok"), body_mismatch("")),
         ("not http\n".to_owned(), body_mismatch("not http")),
     ] {
-        let server = ScriptedServer::start_with_response(said.clone());
+        let server = ScriptedServer::start_with_response(output.clone());
         let found = check_response(&server, &HttpCheck::default());
-        assert_eq!(found, Err(shown), "{said:?}");
+        assert_eq!(found, Err(shown), "{output:?}");
     }
 }
 
 #[test]
 fn malformed_responses_fail_as_in_httplib() {
-    for (said, exception) in [
+    for (output, exception) in [
         (String::new(), "BadStatusLine"),
         ("HTTP/1.1 okay\r\n\r\n".to_owned(), "BadStatusLine"),
         ("HTTP/1.1 99 Low\r\n\r\nok".to_owned(), "BadStatusLine"),
@@ -112,12 +112,12 @@ fn malformed_responses_fail_as_in_httplib() {
             "IncompleteRead",
         ),
     ] {
-        let server = ScriptedServer::start_with_response(said.clone());
+        let server = ScriptedServer::start_with_response(output.clone());
         let shown = lost(server.port(), &format!("Error within {exception}"));
         assert_eq!(
             check_response(&server, &HttpCheck::default()),
             Err(shown),
-            "{said:?}"
+            "{output:?}"
         );
     }
 }
@@ -130,7 +130,7 @@ fn expected_endpoint_response_and_code_are_configurable() {
             "Response code differs from expected response (expected {expected}, got {got})"
         ))
     };
-    for (said, http, verdict) in [
+    for (output, http, verdict) in [
         (answer("200 OK", "fine"), http().response("FINE"), Ok(())),
         (answer("200 OK", "anything"), http().response(""), Ok(())),
         (answer("200 OK", "ok"), http().code(200), Ok(())),
@@ -156,11 +156,11 @@ fn expected_endpoint_response_and_code_are_configurable() {
             ),
         ),
     ] {
-        let server = ScriptedServer::start_with_response(said.clone());
+        let server = ScriptedServer::start_with_response(output.clone());
         assert_eq!(
             check_response(&server, &http),
             verdict,
-            "{said:?} for {http:?}"
+            "{output:?} for {http:?}"
         );
     }
     let server = ScriptedServer::start_with_response(answer("200 OK", "ok"));

@@ -120,8 +120,8 @@ fn dead_server_is_stopped_at_sixth_consecutive_failure() {
         signal(&task, "eightball", Signal::SIGCONT);
         assert_eq!(task.wait_finished(), TaskState::Failed);
         task.stop();
-        let said = task.log("checker", 0, "stderr");
-        assert!(said.contains("unhealthy reason=timeout"), "{said}");
+        let output = task.log("checker", 0, "stderr");
+        assert!(output.contains("unhealthy reason=timeout"), "{output}");
     }
 }
 
@@ -154,10 +154,10 @@ fn quit_ends_task_before_abort() {
         let mut task = TaskRunner::start(task, parent.path());
         wait_healthy(&task);
         task.stop();
-        let told = task.health().messages;
-        assert_eq!(told.len(), 1, "no abort: {told:?}");
+        let outcome = task.health().messages;
+        assert_eq!(outcome.len(), 1, "no abort: {outcome:?}");
         assert_eq!(
-            (told[0].endpoint.as_str(), told[0].handled),
+            (outcome[0].endpoint.as_str(), outcome[0].handled),
             ("/quitquitquit", true)
         );
         // The latest release checks every second and stops when the task has ended; 0.15 checks once, after five.
@@ -166,7 +166,7 @@ fn quit_ends_task_before_abort() {
         } else {
             1
         };
-        assert!(told[0].looks <= enough, "{told:?}");
+        assert!(outcome[0].looks <= enough, "{outcome:?}");
         assert_eq!(
             task.task_state(),
             TaskState::Success,
@@ -189,14 +189,14 @@ fn server_that_ignores_quit_takes_both_waits_while_checker_stays() {
     let mut task = TaskRunner::start(task, parent.path());
     wait_healthy(&task);
     task.stop();
-    let told = |endpoint: &str| LifecycleMessage {
+    let handled = |endpoint: &str| LifecycleMessage {
         endpoint: endpoint.to_owned(),
         handled: true,
         looks: 6,
     };
     assert_eq!(
         task.health().messages,
-        [told("/quitquitquit"), told("/abortabortabort")]
+        [handled("/quitquitquit"), handled("/abortabortabort")]
     );
     assert_eq!(task.task_state(), TaskState::Killed);
     let states = (task.state("eightball"), task.state("checker"));
@@ -216,8 +216,8 @@ fn flapping_server_is_stopped_only_after_six_consecutive_failures() {
     let server = ScriptedServer::start(move |_, stream| {
         let number = asked.fetch_add(1, Ordering::Relaxed);
         let well = number.is_multiple_of(6) && flaps.load(Ordering::Relaxed);
-        let said = if well { "200 OK" } else { "500 No" };
-        stream.write_all(answer(said, "").as_bytes())
+        let output = if well { "200 OK" } else { "500 No" };
+        stream.write_all(answer(output, "").as_bytes())
     });
     for contract in BOTH {
         flaps.store(true, Ordering::Relaxed);

@@ -191,7 +191,7 @@ fn status_and_metrics_report_current_values() {
         ("/fail_open", false.into()),
         ("/engine/servers/0/answered", 1.into()),
         ("/engine/servers/0/breaker", "closed".into()),
-        ("/cache/known", 1.into()),
+        ("/cache/positive_entries", 1.into()),
         ("/cache/hits", 1.into()),
         ("/cache/memcached", serde_json::json!([])),
     ] {
@@ -393,13 +393,13 @@ fn check_reads_all_files_and_binds_no_port() {
         keys(scratch.path())
     );
     let good = check(scratch.path(), &line).exits(0);
-    for said in [
+    for message in [
         &*port.to_string(),
         "http://localhost:1",
         "right                   all (--right)",
         "keys: 1",
     ] {
-        assert!(good.stdout.contains(said), "{said}: {}", good.stdout);
+        assert!(good.stdout.contains(message), "{message}: {}", good.stdout);
     }
     assert_eq!(good.stderr, "");
     check(

@@ -166,7 +166,7 @@ impl CacheFixture {
         wait_until("a new host needs that many queries", || {
             let host = self.host();
             assert_eq!(self.lookup(&host, key), Some(known));
-            host.snapshot().questions == questions
+            host.snapshot().backend_queries == questions
         });
     }
 }
@@ -236,7 +236,7 @@ fn forged_entry_in_memcached_admits_no_key() {
         wait_until("the entry was read", || {
             let host = world.host();
             assert_eq!(world.lookup(&host, made_up), Some(false));
-            host.snapshot().shared_refused == 1
+            host.snapshot().invalid_entries == 1
         });
     }
     // Nor does it deny a key.
@@ -271,7 +271,7 @@ fn dead_memcached_server_does_not_affect_keys_of_others() {
         }
         let counts = host.snapshot();
         let down = counts.servers.iter().filter(|server| !server.up).count();
-        counts.questions == of_lost as u64 && down == 1
+        counts.backend_queries == of_lost as u64 && down == 1
     });
 }
 
@@ -381,7 +381,7 @@ fn memcached_server_with_wrong_replies_admits_no_key() {
     for number in 2..100 {
         assert_eq!(world.lookup(&host, key(number)), Some(false));
     }
-    assert!(host.snapshot().shared_refused > 0 || host.snapshot().servers[0].failures > 0);
+    assert!(host.snapshot().invalid_entries > 0 || host.snapshot().servers[0].failures > 0);
 }
 
 #[test]

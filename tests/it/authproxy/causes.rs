@@ -34,7 +34,7 @@ fn send_and_stall(bytes: &'static str) -> FaultyUpstream {
     scripted(move |wire| {
         wire.head();
         wire.send(bytes);
-        wire.rest();
+        wire.read_rest();
     })
 }
 

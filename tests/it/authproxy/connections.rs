@@ -19,7 +19,7 @@ fn client_disconnect_closes_upstream_connection() {
         wire.head();
         arrived.fetch_add(1, Ordering::SeqCst);
         // Never answers; ends when the proxy gives up.
-        wire.rest();
+        wire.read_rest();
         counted.fetch_add(1, Ordering::SeqCst);
     });
     let proxy = proxy(origin.port(), &[]);
@@ -208,7 +208,7 @@ fn connection_with_surplus_bytes_is_not_reused() {
         wire.message();
         // A second response, which must not become that of the next request.
         wire.send(ok(&format!("first {number}")) + &ok("poison"));
-        wire.rest();
+        wire.read_rest();
     });
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
@@ -220,7 +220,7 @@ fn connection_with_surplus_bytes_is_not_reused() {
 
 #[test]
 fn upstream_is_reached_by_name_and_by_unix_socket() {
-    let (origin, _) = ScriptedUpstream::answering(ok("by name"));
+    let (origin, _) = ScriptedUpstream::start_answering(ok("by name"));
     let named = with_key(&format!("--server=http://localhost:{}", origin.port()), &[]);
     assert_eq!(named.get_with_key("/", KEY).body, "by name");
 
@@ -245,7 +245,7 @@ fn upstream_is_reached_by_name_and_by_unix_socket() {
 
 #[test]
 fn connections_above_limit_wait() {
-    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::start_answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--max-connections=2"]);
     let mut first = WireConnection::connect(proxy.port());
     let mut second = WireConnection::connect(proxy.port());
@@ -306,7 +306,7 @@ fn upstream_exchanges_and_their_queue_are_bounded() {
 
 #[test]
 fn second_process_on_port_is_error_with_remedy() {
-    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::start_answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
     let second = std::process::Command::new(hostkit_tests::bin("authproxy"))
         .arg(format!("--port={}", proxy.port()))
@@ -321,18 +321,22 @@ fn second_process_on_port_is_error_with_remedy() {
         status = second.0.try_wait().unwrap();
         status.is_some()
     });
-    let said = std::io::read_to_string(second.0.stderr.take().unwrap()).unwrap();
-    assert_eq!(status.and_then(|status| status.code()), Some(73), "{said}");
+    let output = std::io::read_to_string(second.0.stderr.take().unwrap()).unwrap();
+    assert_eq!(
+        status.and_then(|status| status.code()),
+        Some(73),
+        "{output}"
+    );
     assert!(
-        said.contains("stop the process that listens there"),
-        "{said}"
+        output.contains("stop the process that listens there"),
+        "{output}"
     );
     assert_eq!(proxy.get_with_key("/", KEY).status, 200);
 }
 
 #[test]
 fn threads_share_port() {
-    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::start_answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--threads=2"]);
     let mut clients: Vec<WireConnection> = (0..20)
         .map(|_| WireConnection::connect(proxy.port()))
@@ -344,7 +348,7 @@ fn threads_share_port() {
 
 #[test]
 fn exhausted_file_descriptors_delay_new_connections() {
-    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::start_answering(ok("ok"));
     let acl = format!("--acl-file={}", super::wire::acl_file().display());
     let server = format!("--server=http://127.0.0.1:{}", origin.port());
     let proxy = AuthproxyProcess::start_with_launcher(
@@ -360,6 +364,6 @@ fn exhausted_file_descriptors_delay_new_connections() {
     for mut client in served {
         assert_eq!(client.ask(request("GET /", "")).status(), 200);
     }
-    let said = proxy.log().matches("cannot accept connections").count();
-    assert!(said < 5, "{said} times");
+    let output = proxy.log().matches("cannot accept connections").count();
+    assert!(output < 5, "{output} times");
 }

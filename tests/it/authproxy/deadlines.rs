@@ -41,7 +41,7 @@ fn repeat_slowly(mut each: impl FnMut()) {
 
 #[test]
 fn incomplete_request_head_is_408() {
-    let (origin, requests) = ScriptedUpstream::answering(OK);
+    let (origin, requests) = ScriptedUpstream::start_answering(OK);
     let proxy = proxy(origin.port(), &SHORT);
     // It stalls.
     let mut client = WireConnection::connect(proxy.port());
@@ -52,7 +52,7 @@ fn incomplete_request_head_is_408() {
         (408, "request_timeout")
     );
     assert_eq!(answer.header("connection"), Some("close"));
-    client.closes();
+    client.expect_close();
     // It drips, which is treated the same.
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
@@ -92,7 +92,7 @@ fn stalled_request_body_is_408_and_closes_upstream() {
             (answer.status(), answer.reason().as_str()),
             (408, "request_timeout")
         );
-        client.closes();
+        client.expect_close();
         wait_until("the upstream connection is closed", || {
             gone.load(Ordering::SeqCst) > before
         });
@@ -101,7 +101,7 @@ fn stalled_request_body_is_408_and_closes_upstream() {
 
 #[test]
 fn request_body_below_minimum_rate_is_408_and_above_it_passes() {
-    let (origin, _) = ScriptedUpstream::answering(OK);
+    let (origin, _) = ScriptedUpstream::start_answering(OK);
     let mut args = SHORT.to_vec();
     args.push("--min-rate=100");
     let proxy = proxy(origin.port(), &args);
@@ -131,8 +131,8 @@ fn slow_upstream_does_not_count_against_client_rate() {
         wire.head();
         let mut left = length;
         // Below the clients' minimum rate, which does not apply to upstreams.
-        repeat_slowly(|| left -= wire.exactly(20_000).len());
-        wire.exactly(left);
+        repeat_slowly(|| left -= wire.read_exactly(20_000).len());
+        wire.read_exactly(left);
         wire.send(OK);
     });
     let args = ["--client-timeout=400ms", "--timeout=10s", "--min-rate=10M"];
@@ -199,9 +199,9 @@ fn client_that_reads_above_minimum_rate_is_kept() {
     client.head().unwrap();
     let mut left = SIZE;
     repeat_slowly(|| {
-        left -= client.exactly(50_000).len();
+        left -= client.read_exactly(50_000).len();
     });
-    assert_eq!(client.exactly(left).len(), left);
+    assert_eq!(client.read_exactly(left).len(), left);
 }
 
 #[test]
@@ -210,13 +210,13 @@ fn silent_upstream_is_504() {
         // It takes the request and does not respond.
         ScriptedUpstream::start(|wire, _| {
             wire.message();
-            wire.rest();
+            wire.read_rest();
         }),
         // It starts a response.
         ScriptedUpstream::start(|wire, _| {
             wire.message();
             wire.send("HTTP/1.1 200 OK\r\nContent-Le");
-            wire.rest();
+            wire.read_rest();
         }),
         // It does not even read a body.
         ScriptedUpstream::start(|wire, _| {
@@ -254,13 +254,13 @@ fn stalled_response_is_truncated() {
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.message();
         wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this");
-        wire.rest();
+        wire.read_rest();
     });
     let proxy = proxy(origin.port(), &SHORT);
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
     assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
-    assert_eq!(client.rest(), b"only this");
+    assert_eq!(client.read_rest(), b"only this");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn slow_response_with_progress_passes() {
 
 #[test]
 fn idle_connection_is_closed_at_idle_timeout() {
-    let (origin, _) = ScriptedUpstream::answering(OK);
+    let (origin, _) = ScriptedUpstream::start_answering(OK);
     let args = [
         "--client-timeout=200ms",
         "--timeout=200ms",
@@ -294,15 +294,15 @@ fn idle_connection_is_closed_at_idle_timeout() {
     assert_eq!(used.ask(request("GET /", "")).status(), 200);
     std::thread::sleep(LONG);
     assert_eq!(used.ask(request("GET /", "")).status(), 200);
-    silent.closes();
-    used.closes();
+    silent.expect_close();
+    used.expect_close();
     assert!(start.elapsed() >= Duration::from_secs(5), "too early");
     wait_until_closed(&proxy);
 }
 
 #[test]
 fn idle_connection_releases_buffers_and_serves_again() {
-    let (origin, _) = ScriptedUpstream::answering(OK);
+    let (origin, _) = ScriptedUpstream::start_answering(OK);
     let proxy = proxy(origin.port(), &[]);
     let mut clients: Vec<WireConnection> = (0..20)
         .map(|_| WireConnection::connect(proxy.port()))

@@ -66,7 +66,7 @@ fn accepts_connections(port: u16) -> bool {
 fn drain_under_load_fails_no_request() {
     for threads in ["--threads=1", "--threads=2"] {
         for connections in [ConnectionReuse::Fresh, ConnectionReuse::KeepAlive] {
-            let (origin, _) = ScriptedUpstream::answering(OK);
+            let (origin, _) = ScriptedUpstream::start_answering(OK);
             let proxy = proxy(origin.port(), &["--lame-duck=2s", threads]);
             let load = load(&proxy, connections);
             load.await_attempts(200);
@@ -112,7 +112,7 @@ fn queued_requests_are_served_before_exit() {
                 (answer.status(), answer.header("connection")),
                 (200, Some("close"))
             );
-            client.closes();
+            client.expect_close();
         }
         assert_eq!(proxy.wait_exit(), 0);
         server.has(10);
@@ -121,7 +121,7 @@ fn queued_requests_are_served_before_exit() {
 
 #[test]
 fn lame_duck_serves_with_unhealthy_check_and_closes_connections() {
-    let (origin, _) = ScriptedUpstream::answering(OK);
+    let (origin, _) = ScriptedUpstream::start_answering(OK);
     let args = [
         "--lame-duck=20s",
         "--drain-timeout=20s",
@@ -132,8 +132,8 @@ fn lame_duck_serves_with_unhealthy_check_and_closes_connections() {
     assert_eq!((health.status, health.body.as_str()), (200, "ok"));
     let mut kept = WireConnection::connect(proxy.port());
     assert_eq!(kept.ask(request("GET /", "")).header("connection"), None);
-    let told = proxy.request_admin("POST", "/drain");
-    assert!((200..300).contains(&told.status), "{told:?}");
+    let outcome = proxy.request_admin("POST", "/drain");
+    assert!((200..300).contains(&outcome.status), "{outcome:?}");
     let health = proxy.get("/health", &[]);
     assert_eq!(health.status, 503);
     // A kept connection may be used once more, and then gets `Connection: close`.
@@ -142,14 +142,14 @@ fn lame_duck_serves_with_unhealthy_check_and_closes_connections() {
         (answer.status(), answer.header("connection")),
         (200, Some("close"))
     );
-    kept.closes();
+    kept.expect_close();
     let mut new = WireConnection::connect(proxy.port());
     let answer = new.ask(request("GET /", ""));
     assert_eq!(
         (answer.status(), answer.header("connection")),
         (200, Some("close"))
     );
-    new.closes();
+    new.expect_close();
 }
 
 #[test]
@@ -172,8 +172,8 @@ fn drain_waits_only_for_requests_under_way() {
         proxy.metric_sum("authproxy_client_connections") == 4.0
     });
     proxy.signal(Signal::SIGTERM);
-    silent.closes();
-    used.closes();
+    silent.expect_close();
+    used.expect_close();
     wait_until("the port is closed", || !accepts_connections(proxy.port()));
     late.send("\r\n");
     let answer = late.message().unwrap();
@@ -199,7 +199,7 @@ fn drain_ends_at_its_timeout() {
     client.send(request("GET /", ""));
     server.has(1);
     proxy.signal(Signal::SIGTERM);
-    client.closes();
+    client.expect_close();
     proxy.logs("--drain-timeout is over");
     assert_eq!(proxy.wait_exit(), 0);
 }
@@ -211,7 +211,7 @@ fn request_cut_off_by_drain_timeout_is_in_access_log() {
         if asked.head.contains("/stream") {
             wire.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n");
         }
-        wire.rest();
+        wire.read_rest();
     });
     let proxy = AuthproxyProcess::start(&[
         &format!("--server=http://127.0.0.1:{}", origin.port()),
@@ -250,7 +250,7 @@ fn second_sigterm_exits_at_once() {
     proxy.signal(Signal::SIGTERM);
     proxy.logs("graceful shutdown started");
     proxy.signal(Signal::SIGTERM);
-    client.closes();
+    client.expect_close();
     assert_eq!(proxy.wait_exit(), -(Signal::SIGTERM as i32));
 }
 
@@ -261,7 +261,7 @@ fn tunnel_stays_open_until_drain_timeout() {
         wire.send(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
         );
-        while wire.until("ping").is_some() {
+        while wire.read_until("ping").is_some() {
             wire.send("pong");
         }
     });
@@ -273,7 +273,7 @@ fn tunnel_stays_open_until_drain_timeout() {
     wait_until("the port is closed", || !accepts_connections(proxy.port()));
     for _ in 0..3 {
         client.send("ping");
-        assert_eq!(client.exactly(4), b"pong");
+        assert_eq!(client.read_exactly(4), b"pong");
     }
     drop(client);
     assert_eq!(proxy.wait_exit(), 0);

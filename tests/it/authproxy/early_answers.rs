@@ -34,7 +34,7 @@ fn early_response_reaches_client_that_uploads_before_it_reads() {
         if head.contains("/early") {
             wire.send("HTTP/1.1 422 No\r\nContent-Length: 5\r\n\r\nearly");
         } else {
-            wire.rest();
+            wire.read_rest();
         }
     });
     let proxy = proxy(origin.port(), &["--max-body=30M"]);
@@ -84,7 +84,7 @@ fn early_response_reaches_client_that_uploads_before_it_reads() {
 
 #[test]
 fn clients_of_others_see_refusal_of_large_upload() {
-    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::start_answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
     let programs = [
         (
@@ -125,8 +125,8 @@ fn clients_of_others_see_refusal_of_large_upload() {
             .arg(UPLOAD.to_string())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&run.stderr);
-        assert!(run.status.success(), "{name}: {said}");
+        let printed = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success(), "{name}: {printed}");
         assert_eq!(String::from_utf8_lossy(&run.stdout), "401\n", "{name}");
     }
 }
@@ -142,7 +142,7 @@ fn wait_until_closed(proxy: &AuthproxyProcess, longest: Duration) {
 
 #[test]
 fn lingering_connection_ends_without_progress_and_in_any_case() {
-    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::start_answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--client-timeout=1h", "--idle-timeout=1h"]);
     let refused = || {
         let mut client = WireConnection::connect(proxy.port());
@@ -185,7 +185,7 @@ fn start_refused_upload(proxy: &AuthproxyProcess) -> (JoinHandle<()>, Arc<Atomic
 
 #[test]
 fn oldest_lingering_connection_is_closed_for_new_client() {
-    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::start_answering(ok("ok"));
     let proxy = proxy(origin.port(), &["--max-connections=3"]);
     let lingering: Vec<_> = (0..3).map(|_| start_refused_upload(&proxy)).collect();
     assert_eq!(proxy.metric_sum("authproxy_client_connections"), 3.0);

@@ -37,7 +37,7 @@ fn start_configured(server: u16, text: &str) -> AuthproxyProcess {
 
 #[test]
 fn preflights_need_key_by_default_and_log_names_setting_once() {
-    let (origin, requests) = ScriptedUpstream::answering(ok("data"));
+    let (origin, requests) = ScriptedUpstream::start_answering(ok("data"));
     let proxy = proxy(origin.port(), &[]);
     for _ in 0..3 {
         let answer = send_preflight(&proxy, "/secret", &[]);
@@ -60,7 +60,7 @@ fn preflights_need_key_by_default_and_log_names_setting_once() {
 
 #[test]
 fn preflights_are_answered_from_cors_without_upstream() {
-    let (origin, requests) = ScriptedUpstream::answering(ok("data"));
+    let (origin, requests) = ScriptedUpstream::start_answering(ok("data"));
     let proxy = start_configured(
         origin.port(),
         "cors: {allow-origin: [https://a.example, https://b.example], allow-methods: [GET, DELETE], max-age: 600, \
@@ -98,8 +98,9 @@ fn preflights_are_answered_from_cors_without_upstream() {
 
 #[test]
 fn forwarded_preflight_has_only_preflight_headers() {
-    let (origin, requests) =
-        ScriptedUpstream::answering("HTTP/1.1 204 Fine\r\nAccess-Control-Allow-Origin: *\r\n\r\n");
+    let (origin, requests) = ScriptedUpstream::start_answering(
+        "HTTP/1.1 204 Fine\r\nAccess-Control-Allow-Origin: *\r\n\r\n",
+    );
     let proxy = start_configured(
         origin.port(),
         "routes:\n- {path: /a, rights: all, cors-preflight: pass}\n- {path: /, rights: all}\n",

@@ -11,7 +11,7 @@ use super::wire::{KEY, ScriptedUpstream, WireConnection, ok, proxy, request};
 
 #[test]
 fn request_and_response_pass_on_one_connection_each() {
-    let (origin, requests) = ScriptedUpstream::answering(
+    let (origin, requests) = ScriptedUpstream::start_answering(
         "HTTP/1.1 299 Quite Fine\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello",
     );
     let proxy = proxy(origin.port(), &[]);
@@ -51,7 +51,7 @@ fn bodies_of_all_framings_pass_both_ways() {
             .to_owned(),
     ];
     for answer in answers {
-        let (origin, requests) = ScriptedUpstream::answering(answer.as_bytes());
+        let (origin, requests) = ScriptedUpstream::start_answering(answer.as_bytes());
         let proxy = proxy(origin.port(), &[]);
         let mut client = WireConnection::connect(proxy.port());
         for (method, framed) in [
@@ -109,7 +109,7 @@ fn responses_without_body_end_with_head() {
         ),
         ("OPTIONS", "HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n"),
     ] {
-        let (origin, _) = ScriptedUpstream::answering(answer);
+        let (origin, _) = ScriptedUpstream::start_answering(answer);
         let proxy = proxy(origin.port(), &[]);
         let mut client = WireConnection::connect(proxy.port());
         for _ in 0..2 {
@@ -127,7 +127,7 @@ fn responses_without_body_end_with_head() {
 
 #[test]
 fn trailers_pass_both_ways() {
-    let (origin, requests) = ScriptedUpstream::answering(
+    let (origin, requests) = ScriptedUpstream::start_answering(
         "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n",
     );
     let proxy = proxy(origin.port(), &[]);
@@ -158,7 +158,7 @@ fn trailers_pass_both_ways() {
 
 #[test]
 fn expect_continue_is_answered_when_upstream_takes_body() {
-    let (origin, requests) = ScriptedUpstream::answering(ok("done"));
+    let (origin, requests) = ScriptedUpstream::start_answering(ok("done"));
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     client.send(request(
@@ -176,7 +176,7 @@ fn expect_continue_is_answered_when_upstream_takes_body() {
         (answer.status(), answer.header("connection")),
         (401, Some("close"))
     );
-    client.closes();
+    client.expect_close();
 
     let mut client = WireConnection::connect(proxy.port());
     let answer = client.ask(request("GET /", "Expect: the-unexpected\r\n"));
@@ -189,7 +189,7 @@ fn expect_continue_is_answered_when_upstream_takes_body() {
 #[test]
 fn informational_responses_are_dropped() {
     let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n";
-    let (origin, _) = ScriptedUpstream::answering(early.to_owned() + &ok("end"));
+    let (origin, _) = ScriptedUpstream::start_answering(early.to_owned() + &ok("end"));
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     for _ in 0..2 {
@@ -204,7 +204,7 @@ fn early_response_is_forwarded_at_once() {
         wire.head();
         wire.send("HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno!");
         // Closing with unread bytes would reset the connection and lose the response.
-        wire.rest();
+        wire.read_rest();
     });
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
@@ -212,7 +212,7 @@ fn early_response_is_forwarded_at_once() {
     let answer = client.message().unwrap();
     assert_eq!((answer.status(), answer.text().as_str()), (413, "no!"));
     client.send(vec![0; 100_000]);
-    client.closes();
+    client.expect_close();
     assert_eq!(
         proxy.get_with_key("/", KEY).status,
         413,
@@ -232,7 +232,7 @@ fn large_bodies_pass_both_ways_in_bounded_memory() {
         } else {
             let mut left = SIZE;
             while left > 0 {
-                left -= wire.exactly(left.min(1 << 20)).len();
+                left -= wire.read_exactly(left.min(1 << 20)).len();
             }
             wire.send(ok("the whole body"));
         }
@@ -248,7 +248,7 @@ fn large_bodies_pass_both_ways_in_bounded_memory() {
     assert!(waiting < before + (4 << 20), "{before} {waiting}");
     let mut left = SIZE;
     while left > 0 {
-        left -= client.exactly(left.min(1 << 20)).len();
+        left -= client.read_exactly(left.min(1 << 20)).len();
     }
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("POST /", &format!("Content-Length: {SIZE}\r\n")));
@@ -307,7 +307,7 @@ fn truncated_response_never_looks_complete() {
         client.send(request("GET /", ""));
         let head = client.head().unwrap();
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        let rest = String::from_utf8_lossy(&client.rest()).into_owned();
+        let rest = String::from_utf8_lossy(&client.read_rest()).into_owned();
         assert!(
             rest.contains("only these bytes") && !rest.contains("0\r\n\r\n"),
             "{rest:?}"
@@ -318,7 +318,7 @@ fn truncated_response_never_looks_complete() {
 
 #[test]
 fn http_1_0_client_gets_http_1_0_framing() {
-    let (origin, requests) = ScriptedUpstream::answering(
+    let (origin, requests) = ScriptedUpstream::start_answering(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
     );
     let proxy = proxy(origin.port(), &[]);
@@ -362,7 +362,7 @@ fn http_1_0_client_sees_truncated_response() {
 
 #[test]
 fn host_of_request_target_replaces_host_header() {
-    let (origin, requests) = ScriptedUpstream::answering(ok("ok"));
+    let (origin, requests) = ScriptedUpstream::start_answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     client.ask(request("GET http://here/a?b", ""));
@@ -381,7 +381,7 @@ fn host_of_request_target_replaces_host_header() {
 
 #[test]
 fn connect_requests_are_rejected() {
-    let (origin, requests) = ScriptedUpstream::answering(ok("ok"));
+    let (origin, requests) = ScriptedUpstream::start_answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     let asked = format!("CONNECT here:1 HTTP/1.1\r\nHost: here:1\r\nX-API-Key: {KEY}\r\n\r\n");
@@ -413,7 +413,7 @@ fn request_bodies_above_limit_are_rejected() {
         (413, "body_too_large")
     );
     client.send("x");
-    client.closes();
+    client.expect_close();
     assert_eq!(origin.accepted(), accepted);
     // A body that turns out to be too long is cut off, also for the upstream.
     let mut client = WireConnection::connect(proxy.port());
@@ -425,13 +425,13 @@ fn request_bodies_above_limit_are_rejected() {
         (answer.status(), answer.reason().as_str()),
         (413, "body_too_large")
     );
-    client.closes();
+    client.expect_close();
     assert_eq!(taken.load(Ordering::SeqCst), 1);
 }
 
 #[test]
 fn short_body_of_denied_request_keeps_connection() {
-    let (origin, _) = ScriptedUpstream::answering(ok("ok"));
+    let (origin, _) = ScriptedUpstream::start_answering(ok("ok"));
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     let no_key = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello";

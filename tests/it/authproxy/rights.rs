@@ -76,10 +76,10 @@ fn missing_right_is_named_in_response_log_and_key_check() {
         proxy.logs(&format!(
             " reason=missing_right required_rights={needed} key_rights={has} key_id="
         ));
-        let told = key_check(&[&config, "--method", method, "--path", path], key).exits(77);
+        let outcome = key_check(&[&config, "--method", method, "--path", path], key).exits(77);
         let end =
             format!(": {missing} (403, missing_right) required_rights={needed} key_rights={has}\n");
-        assert!(told.stdout.ends_with(&end), "{}", told.stdout);
+        assert!(outcome.stdout.ends_with(&end), "{}", outcome.stdout);
     }
 }
 
@@ -158,16 +158,18 @@ fn key_check_with_configuration_agrees_with_daemon() {
                     let args = [
                         &*config, "--json", "--method", method, "--path", path, "--host", host,
                     ];
-                    let told = key_check(&args, key);
-                    let told: Value = serde_json::from_str(&told.stdout).unwrap();
+                    let outcome = key_check(&args, key);
+                    let outcome: Value = serde_json::from_str(&outcome.stdout).unwrap();
                     let word = match method {
                         // The response to HEAD has no body.
-                        "HEAD" if answer.status >= 400 => told["error"].as_str().map(str::to_owned),
+                        "HEAD" if answer.status >= 400 => {
+                            outcome["error"].as_str().map(str::to_owned)
+                        }
                         _ => answer.reason(),
                     };
-                    let what = format!("{key} {method} {path} {host}: {answer:?} {told}");
-                    assert_eq!(told["error"].as_str(), word.as_deref(), "{what}");
-                    assert_eq!(told["allowed"], json!(answer.status < 400), "{what}");
+                    let what = format!("{key} {method} {path} {host}: {answer:?} {outcome}");
+                    assert_eq!(outcome["error"].as_str(), word.as_deref(), "{what}");
+                    assert_eq!(outcome["allowed"], json!(answer.status < 400), "{what}");
                     refused += usize::from(word.is_some());
                 }
             }

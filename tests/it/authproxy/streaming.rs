@@ -21,17 +21,17 @@ fn head(content_type: &str) -> String {
 fn start_silent_upstream(
     content_type: &'static str,
     first: &'static str,
-    told: Arc<AtomicBool>,
+    outcome: Arc<AtomicBool>,
 ) -> ScriptedUpstream {
     ScriptedUpstream::start(move |wire, _| {
         let Some(request) = wire.head() else { return };
         if request.starts_with("GET /stalled") {
             wire.send(head("text/plain"));
-            wire.rest();
+            wire.read_rest();
             return;
         }
         wire.send(head(content_type) + first);
-        wait_until("the upstream continues", || told.load(Ordering::SeqCst));
+        wait_until("the upstream continues", || outcome.load(Ordering::SeqCst));
         wire.send(format!("6\r\nsecond\r\n{END}"));
     })
 }
@@ -41,7 +41,7 @@ fn wait_past_timeout(proxy: &AuthproxyProcess) {
     for _ in 0..4 {
         let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /stalled", ""));
-        let response = String::from_utf8(client.rest()).unwrap();
+        let response = String::from_utf8(client.read_rest()).unwrap();
         assert!(!response.ends_with(END), "{response}");
     }
 }
@@ -54,16 +54,16 @@ fn streaming_response_outlives_the_timeout_of_others() {
         (EVENTS, "", &timeouts),
         ("text/plain", FIRST, &["--timeout=300ms", "--stream-all"]),
     ] {
-        let told = Arc::new(AtomicBool::new(false));
-        let origin = start_silent_upstream(content_type, first, told.clone());
+        let outcome = Arc::new(AtomicBool::new(false));
+        let origin = start_silent_upstream(content_type, first, outcome.clone());
         let proxy = proxy(origin.port(), args);
         let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /", ""));
         assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
-        assert_eq!(client.exactly(first.len()), first.as_bytes());
+        assert_eq!(client.read_exactly(first.len()), first.as_bytes());
         wait_past_timeout(&proxy);
-        told.store(true, Ordering::SeqCst);
-        let rest = String::from_utf8(client.exactly(11 + END.len())).unwrap();
+        outcome.store(true, Ordering::SeqCst);
+        let rest = String::from_utf8(client.read_exactly(11 + END.len())).unwrap();
         assert_eq!(
             rest,
             format!("6\r\nsecond\r\n{END}"),
@@ -81,25 +81,29 @@ fn non_streaming_or_silent_response_is_truncated_at_timeout() {
         (EVENTS, FIRST, &["--timeout=1h", "--stream-timeout=300ms"]),
         (EVENTS, "", &["--timeout=1h", "--stream-timeout=300ms"]),
     ] {
-        let told = Arc::new(AtomicBool::new(false));
-        let origin = start_silent_upstream(content_type, first, told.clone());
+        let outcome = Arc::new(AtomicBool::new(false));
+        let origin = start_silent_upstream(content_type, first, outcome.clone());
         let proxy = proxy(origin.port(), args);
         let mut client = WireConnection::connect(proxy.port());
         client.send(request("GET /", ""));
         assert!(client.head().unwrap().starts_with("HTTP/1.1 200"));
-        assert_eq!(client.rest(), first.as_bytes(), "{content_type} {args:?}");
+        assert_eq!(
+            client.read_rest(),
+            first.as_bytes(),
+            "{content_type} {args:?}"
+        );
         let cause = "authproxy_truncated_responses_total{reason=\"upstream_timeout\"}";
         wait_until("the truncation is counted", || {
             proxy.metric(cause) == Some(1.0)
         });
-        told.store(true, Ordering::SeqCst);
+        outcome.store(true, Ordering::SeqCst);
     }
 }
 
 #[test]
 fn client_leaving_silent_stream_frees_upstream_connection() {
-    let told = Arc::new(AtomicBool::new(false));
-    let origin = start_silent_upstream(EVENTS, FIRST, told.clone());
+    let outcome = Arc::new(AtomicBool::new(false));
+    let origin = start_silent_upstream(EVENTS, FIRST, outcome.clone());
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /", ""));
@@ -109,5 +113,5 @@ fn client_leaving_silent_stream_frees_upstream_connection() {
         proxy.metric_sum("authproxy_client_connections") == 0.0
             && proxy.metric_sum("authproxy_upstream_connections") == 0.0
     });
-    told.store(true, Ordering::SeqCst);
+    outcome.store(true, Ordering::SeqCst);
 }

@@ -22,7 +22,7 @@ fn start_echo_upstream(ahead: &'static str) -> ScriptedUpstream {
         }
         wire.send(SWITCHED.to_owned() + ahead);
         loop {
-            let byte = wire.exactly(1);
+            let byte = wire.read_exactly(1);
             if byte.is_empty() {
                 break;
             }
@@ -53,14 +53,14 @@ fn websocket_passes_bytes_and_end_of_stream_both_ways() {
             Some(value.to_lowercase())
         );
     }
-    assert_eq!(client.exactly(6), b"ahead ");
+    assert_eq!(client.read_exactly(6), b"ahead ");
     // None of these is HTTP, and some look like invalid HTTP.
     for frame in ["\0\n\r\n", "GET / HTTP/1.1\r\n\r\n", "\u{fffd}"] {
         client.send(frame);
-        assert_eq!(client.exactly(frame.len()), frame.as_bytes());
+        assert_eq!(client.read_exactly(frame.len()), frame.as_bytes());
     }
     client.finish();
-    assert_eq!(client.rest(), b"end", "the server may go on");
+    assert_eq!(client.read_rest(), b"end", "the server may go on");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn bytes_sent_with_upgrade_request_are_forwarded() {
     let mut client = WireConnection::connect(proxy.port());
     client.send(request("GET /chat", ASKED) + "at once");
     assert!(client.head().unwrap().starts_with("HTTP/1.1 101"));
-    assert_eq!(client.exactly(7), b"at once");
+    assert_eq!(client.read_exactly(7), b"at once");
 }
 
 #[test]
@@ -79,16 +79,19 @@ fn large_websocket_messages_pass() {
     let origin = ScriptedUpstream::start(|wire, _| {
         wire.head();
         wire.send(SWITCHED);
-        let got = wire.exactly(SIZE);
+        let got = wire.read_exactly(SIZE);
         wire.send(got);
-        wire.rest();
+        wire.read_rest();
     });
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     assert_eq!(switch(&mut client, ASKED).status(), 101);
     let sent: Vec<u8> = (0..SIZE).map(|at| (at * 7 % 251) as u8).collect();
     client.send(&sent);
-    assert!(client.exactly(SIZE) == sent, "other bytes came back");
+    assert!(
+        client.read_exactly(SIZE) == sent,
+        "the echoed bytes are equal"
+    );
 }
 
 #[test]
@@ -102,7 +105,7 @@ fn other_upgrades_do_not_reach_upstream() {
         "Upgrade: websocket\r\n",
     ] {
         let (origin, requests) =
-            ScriptedUpstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
+            ScriptedUpstream::start_answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
         let proxy = proxy(origin.port(), &[]);
         let mut client = WireConnection::connect(proxy.port());
         let answer = client.ask(request("GET /", lines));
@@ -124,7 +127,7 @@ fn other_upgrades_do_not_reach_upstream() {
 fn invalid_websocket_request_is_not_upgraded() {
     let proxied = |asked: String, connection: Option<&str>| {
         let (origin, requests) =
-            ScriptedUpstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
+            ScriptedUpstream::start_answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
         let proxy = proxy(origin.port(), &[]);
         let answer = WireConnection::connect(proxy.port()).ask(asked);
         assert_eq!(answer.text(), "plain");
@@ -155,8 +158,9 @@ fn websocket_without_key_is_denied() {
 
 #[test]
 fn upstream_refusal_of_upgrade_is_forwarded() {
-    let (origin, _) =
-        ScriptedUpstream::answering("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno");
+    let (origin, _) = ScriptedUpstream::start_answering(
+        "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno",
+    );
     let proxy = proxy(origin.port(), &[]);
     let mut client = WireConnection::connect(proxy.port());
     for _ in 0..2 {
@@ -179,7 +183,7 @@ fn upstream_switch_to_unrequested_protocol_is_502() {
         let origin = ScriptedUpstream::start(move |wire, _| {
             wire.head();
             wire.send(answer);
-            wire.rest();
+            wire.read_rest();
         });
         let proxy = proxy(origin.port(), &[]);
         let got = WireConnection::connect(proxy.port()).ask(request("GET /", lines));
@@ -197,7 +201,7 @@ fn tunnel_ends_when_either_side_closes() {
         wire.head();
         wire.send(SWITCHED);
         // Until it reads "bye", or the peer closes.
-        wire.until("bye");
+        wire.read_until("bye");
     });
     let proxy = proxy(origin.port(), &["--client-timeout=400ms"]);
     // A peer that does not close after the end of the other side has some time, and silence is not the subject here.
@@ -205,7 +209,7 @@ fn tunnel_ends_when_either_side_closes() {
     switch(&mut stays, ASKED);
     std::thread::sleep(Duration::from_secs(1));
     stays.send("bye");
-    stays.closes();
+    stays.expect_close();
     wait_until("the tunnel ends", || {
         proxy.metric_sum("authproxy_client_connections") == 0.0
     });

@@ -134,7 +134,7 @@ impl WireConnection {
     }
 
     /// Everything up to a text, and the text.
-    pub(super) fn until(&mut self, text: &str) -> Option<String> {
+    pub(super) fn read_until(&mut self, text: &str) -> Option<String> {
         loop {
             let found = self
                 .ahead
@@ -152,28 +152,28 @@ impl WireConnection {
     }
 
     /// So many bytes; fewer at the end.
-    pub(super) fn exactly(&mut self, length: usize) -> Vec<u8> {
+    pub(super) fn read_exactly(&mut self, length: usize) -> Vec<u8> {
         while self.ahead.len() < length && self.read_more() {}
         let rest = self.ahead.split_off(length.min(self.ahead.len()));
         std::mem::replace(&mut self.ahead, rest)
     }
 
     /// Everything up to the end of the connection.
-    pub(super) fn rest(&mut self) -> Vec<u8> {
+    pub(super) fn read_rest(&mut self) -> Vec<u8> {
         while self.read_more() {}
         std::mem::take(&mut self.ahead)
     }
 
     /// Waits until the peer has closed, without further bytes.
     #[track_caller]
-    pub(super) fn closes(&mut self) {
-        let rest = self.rest();
+    pub(super) fn expect_close(&mut self) {
+        let rest = self.read_rest();
         assert_eq!(String::from_utf8_lossy(&rest), "");
     }
 
     /// The next head; `None` at the end of the connection.
     pub(super) fn head(&mut self) -> Option<String> {
-        self.until("\r\n\r\n")
+        self.read_until("\r\n\r\n")
     }
 
     /// The next request or response; `None` when the connection ends before it is complete. A response without a length
@@ -190,28 +190,28 @@ impl WireConnection {
             self.chunks(&mut message)?;
         } else if let Some(length) = message.header("content-length") {
             let length = length.parse().unwrap();
-            message.body = self.exactly(length);
+            message.body = self.read_exactly(length);
             (message.body.len() == length).then_some(())?;
         } else if is_answer && ![101, 204, 304].contains(&message.status()) {
-            message.body = self.rest();
+            message.body = self.read_rest();
         }
         Some(message)
     }
 
     fn chunks(&mut self, message: &mut WireMessage) -> Option<()> {
         loop {
-            let line = self.until("\r\n")?;
+            let line = self.read_until("\r\n")?;
             let length = usize::from_str_radix(line.trim(), 16).unwrap();
             if length == 0 {
                 break;
             }
-            let chunk = self.exactly(length);
+            let chunk = self.read_exactly(length);
             (chunk.len() == length).then_some(())?;
             message.body.extend(chunk);
-            assert_eq!(self.until("\r\n")?, "\r\n");
+            assert_eq!(self.read_until("\r\n")?, "\r\n");
         }
         loop {
-            match self.until("\r\n")?.as_str() {
+            match self.read_until("\r\n")?.as_str() {
                 "\r\n" => return Some(()),
                 line => message.trailers.push_str(line),
             }
@@ -284,7 +284,9 @@ impl ScriptedUpstream {
     }
 
     /// Answers every request with these bytes, and records the requests.
-    pub(super) fn answering(bytes: impl Into<Vec<u8>>) -> (Self, Arc<Mutex<Vec<WireMessage>>>) {
+    pub(super) fn start_answering(
+        bytes: impl Into<Vec<u8>>,
+    ) -> (Self, Arc<Mutex<Vec<WireMessage>>>) {
         let bytes = bytes.into();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let kept = requests.clone();

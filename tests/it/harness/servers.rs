@@ -240,19 +240,22 @@ fn built_pexes_and_jars_run() {
     let Some(()) = or_skip("jdk", build_jar(&jar)) else {
         return;
     };
-    let said = Command::new("java")
+    let message = Command::new("java")
         .args(["-Dprobe=x", "-jar"])
         .arg(&jar)
         .args(["a", "b c"])
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8_lossy(&said.stdout), "a\nb c\nprobe=x\n");
+    assert_eq!(
+        String::from_utf8_lossy(&message.stdout),
+        "a\nb c\nprobe=x\n"
+    );
 }
 
 #[test]
 fn tools_are_built_in_profile_directory_of_tests() {
     for tool in TOOLS {
-        let said = Command::new(bin(tool)).arg("--version").output().unwrap();
-        assert!(said.status.success(), "{said:?}");
+        let message = Command::new(bin(tool)).arg("--version").output().unwrap();
+        assert!(message.status.success(), "{message:?}");
     }
 }

@@ -10,7 +10,7 @@ fn missing_configuration_is_error_that_names_file_and_content() {
     for args in [["job", HASH], ["--list", "job"]] {
         host.pexrun(args)
             .exits(125)
-            .logs("nothing says where builds are published")
+            .logs("missing repository")
             .logs("repository: s3://bucket/prefix")
             .logs("/etc/hostkit/pexrun.yaml")
             .logs("~/.config/hostkit/pexrun.yaml");

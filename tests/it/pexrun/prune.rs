@@ -229,11 +229,11 @@ fn gc_of_linked_unpacked_files_counts_each_once_and_keeps_the_bound() {
         let max = artifacts + unpacked * share / 100;
         let flag = format!("--max-size={max}");
         let before = stats(&host);
-        let mut told = json(&host, &["gc", "--json", "--dry-run", &flag]);
+        let mut outcome = json(&host, &["gc", "--json", "--dry-run", &flag]);
         assert_eq!(stats(&host), before, "{share} %");
-        told["dry_run"] = false.into();
+        outcome["dry_run"] = false.into();
         let done = json(&host, &["gc", "--json", &flag]);
-        assert_eq!(told, done, "{share} %");
+        assert_eq!(outcome, done, "{share} %");
         let after = stats(&host);
         assert_eq!(done["bytes"], before.0 - after.0, "{share} %: {before:?}");
         assert_eq!(done["held"], after.0, "{share} %");

@@ -77,7 +77,7 @@ fn endpoint_comes_from_the_first_layer_that_names_it() {
         let cache = format!("--cache-dir={}", cache.display());
         let args = [&[cache.as_str()], flags.as_slice()].concat();
         let shown = run(&host, &s3, &env, &[&args, ["--check"].as_slice()].concat()).exits(0);
-        let row = format!("endpoint-url     {right} ({layer})\n");
+        let row = format!("endpoint-url     {right} ({layer}");
         assert!(shown.stdout.contains(&row), "{row} in {}", shown.stdout);
         run(
             &host,
@@ -101,12 +101,12 @@ fn check_prints_effective_settings_and_writes_nothing() {
     let file = file.display();
     let shown = host.pexrun(["--check", "--max-size=1G"]).exits(0).stdout;
     for row in [
-        format!("repository       {} ({file})\n", host.repository()),
-        format!("arch             {ARCH} ({file})\n"),
+        format!("repository       {} ({file}:", host.repository()),
+        format!("arch             {ARCH} ({file}:"),
         "pex-name         {job}-{version}-{arch}.pex (default)\n".to_owned(),
         "java             java (default)\n".to_owned(),
         "pex-root         cache (default)\n".to_owned(),
-        format!("cache-dir        {} ({file})\n", host.cache().display()),
+        format!("cache-dir        {} ({file}:", host.cache().display()),
         "max-size         1.0 GiB (--max-size)\n".to_owned(),
         "keep-free        512.0 MiB (default)\n".to_owned(),
     ] {
@@ -120,8 +120,8 @@ fn check_prints_effective_settings_and_writes_nothing() {
         .exits(0)
         .stdout;
     for row in [
-        format!("repository       file:///srv ({path})\n"),
-        format!("region           r ({path})\n"),
+        format!("repository       file:///srv ({path}:1)\n"),
+        format!("region           r ({path}:2)\n"),
         "arch             x (--arch)\n".to_owned(),
     ] {
         assert!(shown.contains(&row), "{row} in {shown}");
@@ -134,11 +134,11 @@ fn check_prints_effective_settings_and_writes_nothing() {
     for (line, says) in [
         (
             "repository: /srv/pex",
-            "3:13: `repository`: /srv/pex/JOB: a path is not a source",
+            "3:13: `repository`: invalid value `/srv/pex`: /srv/pex/JOB: a path is not a source",
         ),
         (
             "repository: [file:///a, 'ftp://b']",
-            "3:25: `repository`: ftp://b/JOB: unknown scheme",
+            "3:25: `repository`: invalid value `ftp://b`: ftp://b/JOB: unknown scheme",
         ),
         (
             "pex-name: '{job}.pex'",
@@ -146,13 +146,13 @@ fn check_prints_effective_settings_and_writes_nothing() {
         ),
         (
             "endpoint-url: minio:9000",
-            "3:15: `endpoint-url`: invalid endpoint-url",
+            "3:15: `endpoint-url`: invalid value `minio:9000`: \"minio:9000\" has no scheme",
         ),
         (
             "ca-file: /x",
             "3:1: unknown key `ca-file`: the keys are repository",
         ),
-        ("region: x", "nothing says where builds are published"),
+        ("region: x", "missing repository"),
         ("repository: ''", "3:13: `repository`: invalid empty value"),
         (
             "repository: [file:///a, '']",

@@ -120,16 +120,16 @@ fn cached_object_opens_no_socket_for_any_endpoint_setting() {
             // The instance metadata would be queried if the region were needed.
             .env("AWS_EC2_METADATA_DISABLED", "false")
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9");
-        let told = CommandOutcome::from(command.output().unwrap());
-        (told, String::from_utf8(host.read("calls")).unwrap())
+        let outcome = CommandOutcome::from(command.output().unwrap());
+        (outcome, String::from_utf8(host.read("calls")).unwrap())
     };
     sockets("a", &[]).0.exits(0);
-    let (told, calls) = sockets("a", &[]);
-    told.exits(0);
+    let (outcome, calls) = sockets("a", &[]);
+    outcome.exits(0);
     assert_eq!(calls, "", "a hit");
     let offline = [("HOSTKIT_S3CACHE_OFFLINE", "true")];
-    let (told, calls) = sockets("none", &offline);
-    told.exits(69);
+    let (outcome, calls) = sockets("none", &offline);
+    outcome.exits(69);
     assert_eq!(calls, "", "endpoint and region are looked up");
 }
 
@@ -228,25 +228,25 @@ fn each_denial_names_its_cause() {
         (
             &[&uri, "--endpoint-url=minio:9000"],
             &[],
-            78,
+            2,
             &["minio:9000", "http://minio:9000"],
         ),
         (
             &["ls", &uri, "--endpoint-url=minio:9000"],
             &[],
-            78,
+            2,
             &["http://minio:9000"],
         ),
         (
             &["rm", &uri, "--endpoint-url=minio:9000"],
             &[],
-            78,
+            2,
             &["http://minio:9000"],
         ),
         (
             &["verify", &uri, "--endpoint-url=minio:9000"],
             &[],
-            78,
+            2,
             &["http://minio:9000"],
         ),
         (&[&uri, "--profile=none"], &[], 78, &["\"none\"", "config"]),
@@ -275,10 +275,13 @@ fn each_denial_names_its_cause() {
             command.args(host.own_flags());
         }
         let env = env(&s3, more);
-        let told = CommandOutcome::from(command.args(args).envs(env).output().unwrap()).exits(exit);
-        let told = says.iter().fold(told, |told, word| told.logs(word));
+        let outcome =
+            CommandOutcome::from(command.args(args).envs(env).output().unwrap()).exits(exit);
+        let outcome = says
+            .iter()
+            .fold(outcome, |outcome, word| outcome.logs(word));
         for wrong in ["check the credentials", "make room"] {
-            assert!(!told.stderr.contains(wrong), "{}", told.stderr);
+            assert!(!outcome.stderr.contains(wrong), "{}", outcome.stderr);
         }
     }
 }
@@ -294,9 +297,9 @@ fn home_of_other_user_is_named_by_pexrun() {
         "job",
         HASH,
     ]);
-    let told = CommandOutcome::from(command.output().unwrap()).exits(125);
-    let told = told.logs("/proc/.cache/hostkit/s3cache").logs("HOME");
-    assert!(!told.stderr.contains("make room"), "{}", told.stderr);
+    let outcome = CommandOutcome::from(command.output().unwrap()).exits(125);
+    let outcome = outcome.logs("/proc/.cache/hostkit/s3cache").logs("HOME");
+    assert!(!outcome.stderr.contains("make room"), "{}", outcome.stderr);
 }
 
 #[test]
@@ -347,7 +350,7 @@ fn ls_of_prefix_lists_store() {
     );
     // Without the slash it is an artifact, which is not cached.
     host.s3cache_env([&uri], &s3.env()).exits(0);
-    let told = ls(&["s3://builds/pex"]).exits(66);
-    assert_eq!(told.stdout, "");
-    told.logs("end the prefix in a slash");
+    let outcome = ls(&["s3://builds/pex"]).exits(66);
+    assert_eq!(outcome.stdout, "");
+    outcome.logs("end the prefix in a slash");
 }

@@ -137,8 +137,12 @@ fn intact_archive_that_is_rejected_stays_cached() {
     host.s3cache([&url]).exits(0);
     for more in [[].as_slice(), &["--revalidate"], &["--offline"]] {
         let args = [url.as_str(), "--unpack-to=out"];
-        let told = host.s3cache(args.iter().chain(more)).exits(65);
-        assert!(!told.stderr.contains("again"), "{more:?}: {}", told.stderr);
+        let outcome = host.s3cache(args.iter().chain(more)).exits(65);
+        assert!(
+            !outcome.stderr.contains("again"),
+            "{more:?}: {}",
+            outcome.stderr
+        );
     }
     assert_eq!(origin.bodies(ARCHIVE), 1);
     host.s3cache([&url, "--offline"]).exits(0);

@@ -111,8 +111,8 @@ fn entry_in_use_is_not_evicted() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let get = |n: u64, code: i32| {
         let path = publish(&origin, n);
-        let told = host.s3cache([&origin.url(&path), "--max-size=2M"]);
-        told.exits(code).stdout.trim().to_owned()
+        let outcome = host.s3cache([&origin.url(&path), "--max-size=2M"]);
+        outcome.exits(code).stdout.trim().to_owned()
     };
     let leases: Vec<File> = [0, 1]
         .map(|n| File::open(get(n, 0)).unwrap())
@@ -162,8 +162,8 @@ fn recently_used_blobs_are_evicted_only_when_fetch_needs_their_space() {
 fn object_larger_than_cache_bypasses_it() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let url = origin.url(&publish(&origin, 1));
-    let told = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=1000K"]);
-    told.exits(0).logs("--max-size").logs("WARN");
+    let outcome = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=1000K"]);
+    outcome.exits(0).logs("--max-size").logs("WARN");
     assert!(host.read("out") == bytes(MB as usize, 1));
     host.s3cache([url.as_str(), "--max-size=1000K"])
         .exits(73)
@@ -187,8 +187,8 @@ fn object_that_leaves_too_little_free_space_bypasses_cache_and_evicts_nothing() 
     ] {
         let mut command = host.program(bin("s3cache"));
         command.args(args).args(["--keep-free=900T", &cache]);
-        let told = CommandOutcome::from(command.output().unwrap());
-        told.exits(code).logs(why);
+        let outcome = CommandOutcome::from(command.output().unwrap());
+        outcome.exits(code).logs(why);
         assert!(is_cached(&host, 0) && !is_cached(&host, 1), "{args:?}");
     }
     assert!(host.read("out") == bytes(MB as usize, 1));
@@ -212,8 +212,8 @@ fn full_cache_disk_is_bypassed_and_full_target_disk_is_error() {
     let path = publish(&origin, 1);
     run(&path, host.path("out")).exits(0).logs("WARN");
     assert!(host.read("out") == bytes(MB as usize, 1));
-    let told = run(&path, small.path().join("out"));
-    told.exits(73).logs("free some space");
+    let outcome = run(&path, small.path().join("out"));
+    outcome.exits(73).logs("free some space");
     assert!(
         every_file(&small.path())
             .iter()
@@ -249,8 +249,8 @@ fn object_of_unknown_length_that_does_not_fit_bypasses_cache() {
     origin.put(&large, bytes(80 << 20, 3));
     origin.fault(&large, OriginFault::Chunked);
     let url = origin.url(&large);
-    let told = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=70M"]);
-    told.exits(0).logs("WARN");
+    let outcome = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=70M"]);
+    outcome.exits(0).logs("WARN");
     assert!(host.read("out") == bytes(80 << 20, 3));
     assert!(held_bytes(&host) <= 70 * MB);
 }
@@ -260,9 +260,9 @@ fn wrong_size_counter_is_corrected_and_missing_one_recounted() {
     let (host, origin) = (CacheHost::new(), OriginServer::start());
     let get = |n: u64| {
         let url = origin.url(&publish(&origin, n));
-        let told = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=3M"]);
-        let told = told.exits(0);
-        assert!(!told.stderr.contains("WARN"), "{}", told.stderr);
+        let outcome = host.s3cache([url.as_str(), "--copy-to=out", "--max-size=3M"]);
+        let outcome = outcome.exits(0);
+        assert!(!outcome.stderr.contains("WARN"), "{}", outcome.stderr);
         assert!(is_cached(&host, n));
     };
     for n in 0..3 {
@@ -299,8 +299,8 @@ fn blob_without_index_entry_is_removed() {
     let entry = index.iter().find(|path| !path.ends_with("held")).unwrap();
     host.s3cache(["rm", "a-1.1"]).exits(0);
     std::fs::create_dir_all(entry.join("in-the-way")).unwrap();
-    let told = host.s3cache([&origin.url(&path), "--copy-to=out"]);
-    told.exits(0).logs("cannot publish");
+    let outcome = host.s3cache([&origin.url(&path), "--copy-to=out"]);
+    outcome.exits(0).logs("cannot publish");
     assert!(host.read("out") == bytes(MB as usize, 1));
     assert_eq!(every_file(&share(&host, "blobs")).len(), 0);
 }
@@ -368,8 +368,8 @@ fn hit_cost_does_not_depend_on_entry_count() {
             "calls",
         ]);
         command.arg(bin("s3cache")).args([&url, "--copy-to=out"]);
-        let told = CommandOutcome::from(command.args(host.own_flags()).output().unwrap());
-        told.exits(0);
+        let outcome = CommandOutcome::from(command.args(host.own_flags()).output().unwrap());
+        outcome.exits(0);
         String::from_utf8(host.read("calls"))
             .unwrap()
             .lines()

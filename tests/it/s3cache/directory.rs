@@ -63,8 +63,12 @@ fn directories_have_fixed_modes_under_any_umask() {
         command.args(["-c", &script, "sh"]).arg(&program);
         command.args([&url, "--copy-to=out", "--cache-dir=above/cache"]);
         command.args(["--keep-free=0"]).current_dir(&home);
-        let told = CommandOutcome::from(command.output().unwrap()).exits(0);
-        assert!(!told.stderr.contains("WARN"), "{umask}: {}", told.stderr);
+        let outcome = CommandOutcome::from(command.output().unwrap()).exits(0);
+        assert!(
+            !outcome.stderr.contains("WARN"),
+            "{umask}: {}",
+            outcome.stderr
+        );
         assert!(std::fs::read(home.join("out")).unwrap() == body);
         assert_eq!(mode(&home.join("above")), 0o755, "{umask}");
         let top = if uid == 0 { 0o1777 } else { 0o755 };
@@ -90,15 +94,15 @@ fn directories_have_fixed_modes_under_any_umask() {
 fn file_in_place_of_cache_directory_is_bypassed() {
     let (host, (_origin, url, body)) = (CacheHost::new(), publish_artifact());
     std::fs::write(host.cache(), "a file").unwrap();
-    let told = host.s3cache([&url, "--copy-to=out"]);
-    told.exits(0).logs("cannot use the cache");
+    let outcome = host.s3cache([&url, "--copy-to=out"]);
+    outcome.exits(0).logs("cannot use the cache");
     assert!(host.read("out") == body);
-    let told = host.s3cache([&url]).exits(73);
-    let lines = told.stderr.matches("cannot use the cache").count();
+    let outcome = host.s3cache([&url]).exits(73);
+    let lines = outcome.stderr.matches("cannot use the cache").count();
     assert!(
-        lines == 1 && !told.stderr.contains("pexrun"),
+        lines == 1 && !outcome.stderr.contains("pexrun"),
         "{}",
-        told.stderr
+        outcome.stderr
     );
     assert_eq!(std::fs::read(host.cache()).unwrap(), b"a file");
 }
@@ -148,8 +152,8 @@ fn read_only_cache_directory_is_bypassed_and_its_entries_are_used() {
         // Some of these have a lock folder already, most do not.
         let path = format!("/other-1.{n}");
         origin.put(&path, "other");
-        let told = run(&[&origin.url(&path), "--copy-to=out"]).exits(0);
-        assert!(told.stderr.contains("WARN"), "{}", told.stderr);
+        let outcome = run(&[&origin.url(&path), "--copy-to=out"]).exits(0);
+        assert!(outcome.stderr.contains("WARN"), "{}", outcome.stderr);
         assert_eq!(std::fs::read(home.join("out")).unwrap(), b"other");
     }
 }
@@ -210,8 +214,12 @@ fn files_of_newer_version_are_kept_and_counted() {
     for verb in ["gc", "ls", "stats", "verify"] {
         host.s3cache([verb]).exits(0);
     }
-    let told = host.s3cache(["gc", "--json"]).exits(0);
-    assert!(told.stdout.contains("\"held\":100006"), "{}", told.stdout);
+    let outcome = host.s3cache(["gc", "--json"]).exits(0);
+    assert!(
+        outcome.stdout.contains("\"held\":100006"),
+        "{}",
+        outcome.stdout
+    );
     host.s3cache(["rm", &url]).exits(0);
     assert!(!blob.exists());
     host.s3cache([&url, "--copy-to=out"]).exits(0);

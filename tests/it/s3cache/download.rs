@@ -220,8 +220,8 @@ fn parts_with_different_etags_fall_back_to_one_stream() {
     origin.put(PATH, body.clone());
     origin.fault(PATH, OriginFault::OtherTags);
     let digest = format!("--sha256={}", sha256(&body));
-    let told = fetch(&host, &origin, &[&digest]).exits(0);
-    told.logs("as one stream");
+    let outcome = fetch(&host, &origin, &[&digest]).exits(0);
+    outcome.logs("as one stream");
     assert!(host.read("out") == body);
     let asked = origin.requests();
     let last = asked.iter().rfind(|request| request.path == PATH).unwrap();
@@ -238,8 +238,8 @@ fn ranges_without_etag_or_with_whole_object_are_discarded() {
         let (host, origin) = (CacheHost::new(), OriginServer::start());
         origin.put(PATH, bytes(SIZE, 1));
         origin.faults(PATH, faults.clone());
-        let told = fetch(&host, &origin, &[]).exits(0);
-        told.logs("as one stream");
+        let outcome = fetch(&host, &origin, &[]).exits(0);
+        outcome.logs("as one stream");
         assert!(
             host.read("out") == origin.object(PATH).unwrap(),
             "{faults:?}"
@@ -282,13 +282,13 @@ fn flipped_byte_is_detected_and_nothing_is_kept() {
         origin.put(PATH, body.clone());
         origin.fault(PATH, OriginFault::FlipByte(2_000_000));
         let flag = format!("--sha256={digest}");
-        let told = if by == "--sha256" {
+        let outcome = if by == "--sha256" {
             fetch(&host, &origin, &[&flag])
         } else {
             origin.put(&format!("{PATH}.sha256"), digest.clone());
             fetch(&host, &origin, &[])
         };
-        told.exits(65).logs(&format!("(by {by})")).logs(&digest);
+        outcome.exits(65).logs(&format!("(by {by})")).logs(&digest);
         assert_nothing_kept(&host);
         // Wrong bytes are not resumed from.
         origin.clear_faults();
@@ -362,8 +362,8 @@ fn assert_survives(seed: u64) {
     }
     let digest = format!("--sha256={}", sha256(&first));
     let more: &[&str] = if forged { &[&digest] } else { &[] };
-    let told = fetch(&host, &origin, more);
-    if told.code == 0 {
+    let outcome = fetch(&host, &origin, more);
+    if outcome.code == 0 {
         let got = host.read("out");
         let second: Vec<u8> = first.iter().map(|byte| !byte).collect();
         assert!(
@@ -374,18 +374,18 @@ fn assert_survives(seed: u64) {
         return;
     }
     assert!(
-        [65, 66, 69, 75, 77].contains(&told.code),
+        [65, 66, 69, 75, 77].contains(&outcome.code),
         "{shown}: {} {}",
-        told.code,
-        told.stderr
+        outcome.code,
+        outcome.stderr
     );
     let named = format!("s3cache: {}", origin.url(PATH));
-    let said = told.stderr.lines().any(|line| line.starts_with(&named));
-    assert!(said, "{shown}: {}", told.stderr);
+    let output = outcome.stderr.lines().any(|line| line.starts_with(&named));
+    assert!(output, "{shown}: {}", outcome.stderr);
     assert_nothing_kept(&host);
     origin.clear_faults();
-    let told = fetch(&host, &origin, &[]);
-    assert_eq!(told.code, 0, "{shown}, then none: {}", told.stderr);
+    let outcome = fetch(&host, &origin, &[]);
+    assert_eq!(outcome.code, 0, "{shown}, then none: {}", outcome.stderr);
     assert!(
         host.read("out") == origin.object(PATH).unwrap(),
         "{shown}, then none: other bytes"

@@ -89,8 +89,8 @@ fn directory_and_symlink_targets_are_rejected_before_any_request() {
     std::fs::write(host.path("file"), "old").unwrap();
     std::os::unix::fs::symlink("file", host.path("link")).unwrap();
     for target in ["dir", "link", "missing/out"] {
-        let told = host.s3cache([&origin.url(&path), &format!("--copy-to={target}")]);
-        told.exits(73).logs(target);
+        let outcome = host.s3cache([&origin.url(&path), &format!("--copy-to={target}")]);
+        outcome.exits(73).logs(target);
     }
     assert_eq!(origin.connections(), 0);
     assert_eq!(host.read("file"), b"old");
@@ -122,12 +122,12 @@ fn every_form_of_source_is_fetched() {
     ] {
         let host = CacheHost::new();
         let args = [source.as_str(), "--copy-to=out"];
-        let told = if source.starts_with("http") {
+        let outcome = if source.starts_with("http") {
             host.s3cache(args.iter().chain([&ca.as_str()]))
         } else {
             host.s3cache_env(args, &s3.env())
         };
-        told.exits(0);
+        outcome.exits(0);
         assert_eq!(host.read("out"), b"the bytes", "{source}");
     }
 }
@@ -163,8 +163,8 @@ fn password_comes_from_netrc_and_missing_one_is_named() {
         .logs("machine 127.0.0.1 login");
     let netrc = "machine 127.0.0.1 login deploy password hunter2\n";
     std::fs::write(host.path(".netrc"), netrc).unwrap();
-    let told = host.s3cache([&origin.url("/a-1.2"), "--copy-to=out", "--loglevel=debug"]);
-    assert!(!told.exits(0).stderr.contains("hunter2"));
+    let outcome = host.s3cache([&origin.url("/a-1.2"), "--copy-to=out", "--loglevel=debug"]);
+    assert!(!outcome.exits(0).stderr.contains("hunter2"));
     assert_eq!(host.read("out"), b"for members");
 }
 
@@ -187,13 +187,13 @@ fn each_status_has_its_exit_code() {
                 retry_after: None,
             },
         );
-        let told = host
+        let outcome = host
             .s3cache([&origin.url(&path), "--copy-to=out"])
             .exits(exit);
-        let told = told.logs(&origin.url(&path)).stderr;
+        let outcome = outcome.logs(&origin.url(&path)).stderr;
         assert!(
-            told.lines().last().unwrap().starts_with("s3cache: "),
-            "{told}"
+            outcome.lines().last().unwrap().starts_with("s3cache: "),
+            "{outcome}"
         );
         assert!(!host.path("out").exists());
     }
@@ -226,8 +226,8 @@ fn retry_after_delays_next_attempt() {
 fn refused_connection_is_69_and_names_url() {
     let host = CacheHost::new();
     let url = format!("http://127.0.0.1:{}/a-1.2", hostkit_tests::free_port());
-    let told = host.s3cache([&url, "--copy-to=out"]).exits(69).logs(&url);
-    assert!(told.stderr.contains("because:"), "{}", told.stderr);
+    let outcome = host.s3cache([&url, "--copy-to=out"]).exits(69).logs(&url);
+    assert!(outcome.stderr.contains("because:"), "{}", outcome.stderr);
 }
 
 #[test]
@@ -248,12 +248,12 @@ fn secrets_in_url_are_masked_everywhere() {
     let url =
         origin.url("/a-1.2?X-Amz-Credential=AKIDSECRET&X-Amz-Signature=hunter2&token=hunter3");
     let gone = origin.url("/b-1.2?X-Amz-Signature=hunter2");
-    let told = host
+    let outcome = host
         .s3cache([&url, "--copy-to=out", "--loglevel=debug"])
         .exits(0);
     let failed = host.s3cache([&gone, "--loglevel=debug"]).exits(66);
     let refused = host.s3cache(["http://me:hunter2@127.0.0.1/a-1.2"]).exits(2);
-    let logs = [told.stderr, failed.stderr, refused.stderr].concat();
+    let logs = [outcome.stderr, failed.stderr, refused.stderr].concat();
     let listed = host.s3cache(["ls", "--json"]).exits(0).stdout;
     let kept: Vec<u8> = every_file(&host.cache())
         .iter()
@@ -292,8 +292,8 @@ fn invalid_arguments_are_usage_errors() {
         &["https://h/dir/"],
         &["put", "k", "https://h/k"],
     ] {
-        let told = host.s3cache(args).exits(2);
-        assert!(!told.stderr.is_empty(), "{args:?}");
+        let outcome = host.s3cache(args).exits(2);
+        assert!(!outcome.stderr.is_empty(), "{args:?}");
     }
 }
 

@@ -207,10 +207,10 @@ fn file_named_by_setting_is_bounded_regular_and_named_in_error() {
             (vec![HTTPS], vec![("NETRC", bad)], 77, "NETRC"),
             (vec![HTTPS, &config], vec![], 78, "configuration file"),
         ] {
-            let told = run_bounded_with_env(&host, &args, &env)
+            let outcome = run_bounded_with_env(&host, &args, &env)
                 .exits(code)
                 .logs(setting);
-            told.logs(bad).logs(match bad {
+            outcome.logs(bad).logs(match bad {
                 "long" => "longer than 1048576 bytes",
                 _ => "not a regular file",
             });
@@ -310,11 +310,11 @@ fn put_compares_object_without_sidecar_by_content_and_adds_one() {
     };
     put("late").exits(73).logs("exists and is another one");
     assert!(!sidecar.exists());
-    let told = put("made").exits(0);
+    let outcome = put("made").exits(0);
     assert!(
-        told.stdout.contains(r#""published":false"#),
+        outcome.stdout.contains(r#""published":false"#),
         "{}",
-        told.stdout
+        outcome.stdout
     );
     assert!(sidecar.exists());
 }

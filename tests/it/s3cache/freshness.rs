@@ -33,8 +33,8 @@ fn hit_of_immutable_name_opens_no_socket() {
             .arg(bin("s3cache"))
             .args([&origin.url(path), "--copy-to=out"])
             .args(host.own_flags());
-        let told = traced.output().unwrap();
-        assert!(told.status.success(), "{told:?}");
+        let outcome = traced.output().unwrap();
+        assert!(outcome.status.success(), "{outcome:?}");
         String::from_utf8(host.read("calls")).unwrap()
     };
     assert_eq!(calls(&format!("/job-{HASH}.bin")), "");
@@ -72,13 +72,13 @@ fn unreachable_origin_serves_cached_copy_with_warning() {
     let (url, other) = (origin.url("/static.bin"), origin.url("/other.bin"));
     host.s3cache([&url]).exits(0);
     drop(origin);
-    let told = host.s3cache([&url, "--copy-to=out"]).exits(0);
+    let outcome = host.s3cache([&url, "--copy-to=out"]).exits(0);
     assert!(
-        told.stderr.contains("WARN") || told.stderr.contains("warning"),
+        outcome.stderr.contains("WARN") || outcome.stderr.contains("warning"),
         "{}",
-        told.stderr
+        outcome.stderr
     );
-    told.logs("may be outdated").logs(&url);
+    outcome.logs("may be outdated").logs(&url);
     assert_eq!(host.read("out"), b"kept");
     host.s3cache([&other, "--copy-to=none"]).exits(69);
     assert!(!host.path("none").exists());
@@ -178,11 +178,11 @@ fn server_that_rejects_head_is_queried_by_get() {
         publish("second", "3");
         host.s3cache([&url("3"), "--copy-to=out"]).exits(0);
         assert_eq!(host.read("out"), b"second", "{what}");
-        let told = host.s3cache(["exists", "--json", &url("4")]).exits(0);
+        let outcome = host.s3cache(["exists", "--json", &url("4")]).exits(0);
         assert!(
-            told.stdout.contains("\"size\":6"),
+            outcome.stdout.contains("\"size\":6"),
             "{what}: {}",
-            told.stdout
+            outcome.stdout
         );
         publish("", "5");
         host.s3cache(["exists", &url("5")]).exits(0);

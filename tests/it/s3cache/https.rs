@@ -21,8 +21,8 @@ fn fetch(
     let host = CacheHost::new();
     let ca = format!("--ca-file={}", authority.ca().display());
     let args = [origin.url(PATH), ca, "--copy-to=out".to_owned()];
-    let told = host.s3cache(args.iter().chain(more));
-    (host, told)
+    let outcome = host.s3cache(args.iter().chain(more));
+    (host, outcome)
 }
 
 fn origin(authority: &CertificateAuthority) -> OriginServer {
@@ -35,12 +35,12 @@ fn origin(authority: &CertificateAuthority) -> OriginServer {
 fn only_authority_of_flag_is_trusted() {
     let authority = CertificateAuthority::new();
     let origin = origin(&authority);
-    let (host, told) = fetch(&origin, &authority, &[]);
-    told.exits(0);
+    let (host, outcome) = fetch(&origin, &authority, &[]);
+    outcome.exits(0);
     assert_eq!(host.read("out"), b"over TLS");
-    let (_, told) = fetch(&origin, &CertificateAuthority::new(), &[]);
+    let (_, outcome) = fetch(&origin, &CertificateAuthority::new(), &[]);
     // Two authorities of the same name: the signature is wrong for this one.
-    told.exits(69).logs(&origin.url(PATH));
+    outcome.exits(69).logs(&origin.url(PATH));
     assert_eq!(
         origin.requests().len(),
         2,
@@ -52,8 +52,8 @@ fn only_authority_of_flag_is_trusted() {
 fn unknown_authority_error_names_flag() {
     let authority = CertificateAuthority::new();
     let origin = origin(&authority);
-    let told = CacheHost::new().s3cache([origin.url(PATH)]).exits(69);
-    told.logs("unknown authority").logs("--ca-file");
+    let outcome = CacheHost::new().s3cache([origin.url(PATH)]).exits(69);
+    outcome.logs("unknown authority").logs("--ca-file");
     assert!(
         origin.connections() <= 2,
         "permanent errors are not retried"
@@ -63,11 +63,11 @@ fn unknown_authority_error_names_flag() {
 #[test]
 fn expired_or_misnamed_certificate_is_named_in_error() {
     let expired = CertificateAuthority::expired();
-    let (_, told) = fetch(&origin(&expired), &expired, &[]);
-    told.exits(69).logs("not valid now").logs("clock");
+    let (_, outcome) = fetch(&origin(&expired), &expired, &[]);
+    outcome.exits(69).logs("not valid now").logs("clock");
     let elsewhere = CertificateAuthority::wrong_name();
-    let (_, told) = fetch(&origin(&elsewhere), &elsewhere, &[]);
-    told.exits(69).logs("is not for 127.0.0.1");
+    let (_, outcome) = fetch(&origin(&elsewhere), &elsewhere, &[]);
+    outcome.exits(69).logs("is not for 127.0.0.1");
 }
 
 #[test]
@@ -90,11 +90,12 @@ fn client_certificate_is_sent_and_missing_one_is_named() {
         format!("--client-cert={}", authority.client().display()),
         format!("--client-key={}", authority.client_key().display()),
     ];
-    let (host, told) = fetch(&origin, &authority, &pair);
-    told.exits(0);
+    let (host, outcome) = fetch(&origin, &authority, &pair);
+    outcome.exits(0);
     assert_eq!(host.read("out"), b"for members");
-    let (_, told) = fetch(&origin, &authority, &[]);
-    told.exits(69)
+    let (_, outcome) = fetch(&origin, &authority, &[]);
+    outcome
+        .exits(69)
         .logs("wants a client certificate")
         .logs("--client-cert");
     let stranger = CertificateAuthority::new();
@@ -102,8 +103,8 @@ fn client_certificate_is_sent_and_missing_one_is_named() {
         format!("--client-cert={}", stranger.client().display()),
         format!("--client-key={}", stranger.client_key().display()),
     ];
-    let (_, told) = fetch(&origin, &authority, &foreign);
-    told.exits(69).logs("refuses the client certificate");
+    let (_, outcome) = fetch(&origin, &authority, &foreign);
+    outcome.exits(69).logs("refuses the client certificate");
 }
 
 #[test]

@@ -82,6 +82,9 @@ fn blob_named_by_running_process_is_neither_evicted_nor_removed() {
         assert!(blob.exists(), "{how}: a fetch left it");
         drop(running);
         host.s3cache(["gc", "--max-size=0"]).exits(0);
-        assert!(!blob.exists(), "{how}: it goes when nothing runs from it");
+        assert!(
+            !blob.exists(),
+            "{how}: removed when no program runs from it"
+        );
     }
 }

@@ -116,13 +116,18 @@ fn missing_sidecar_is_accepted_and_unknown_format_fails_fetch() {
                 retry_after: None,
             },
         );
-        let told = host.s3cache([&url, "--copy-to=out"]).exits(exit);
+        let outcome = host.s3cache([&url, "--copy-to=out"]).exits(exit);
         assert_eq!(host.path("out").exists(), exit == 0, "{code}");
         assert_eq!(files(&host, "blobs").is_empty(), exit != 0, "{code}");
         if exit != 0 {
-            let told = told.logs(SIDECAR);
+            let outcome = outcome.logs(SIDECAR);
             let later = format!("server returned {code}: try again later");
-            assert_eq!(told.stderr.contains(&later), code >= 500, "{}", told.stderr);
+            assert_eq!(
+                outcome.stderr.contains(&later),
+                code >= 500,
+                "{}",
+                outcome.stderr
+            );
         }
     }
     let (host, origin, url) = start(b"the build");
@@ -212,8 +217,11 @@ fn corrupt_copy_offline_is_65_and_then_missing() {
     let (host, _origin, url) = start(&bytes(100_000, 1));
     host.s3cache([&url]).exits(0);
     corrupt_byte(&files(&host, "blobs")[0]);
-    let told = host.s3cache([&url, "--offline", "--copy-to=out"]).exits(65);
-    told.logs("put aside").logs(&url).logs("without --offline");
+    let outcome = host.s3cache([&url, "--offline", "--copy-to=out"]).exits(65);
+    outcome
+        .logs("put aside")
+        .logs(&url)
+        .logs("without --offline");
     assert!(!host.path("out").exists());
     host.s3cache([&url, "--offline"])
         .exits(69)
@@ -254,17 +262,18 @@ fn verify_detects_corruption_with_unchanged_times() {
         .find(|blob| blob.ends_with("job-1.2.bin"))
         .unwrap();
     corrupt_byte(bad);
-    let told = host.s3cache(["verify"]).exits(65);
+    let outcome = host.s3cache(["verify"]).exits(65);
     assert!(
-        told.stdout
+        outcome
+            .stdout
             .contains(&format!("corrupt {} {url}", sha256(&bytes(100_000, 1)))),
         "{}",
-        told.stdout
+        outcome.stdout
     );
     assert!(
-        told.stdout.ends_with("1 ok, 1 corrupt, 97.7 KiB read\n"),
+        outcome.stdout.ends_with("1 ok, 1 corrupt, 97.7 KiB read\n"),
         "{}",
-        told.stdout
+        outcome.stdout
     );
     host.s3cache(["verify"]).exits(0);
     host.s3cache([&url]).exits(0);
@@ -300,22 +309,22 @@ fn verify_reads_and_counts_blob_of_several_sources_once() {
         origin.put(path, bytes(100_000, 1));
         host.s3cache([origin.url(path)]).exits(0);
     }
-    let told = host.s3cache(["verify"]).exits(0);
-    assert_eq!(told.stdout, "1 ok, 0 corrupt, 97.7 KiB read\n");
+    let outcome = host.s3cache(["verify"]).exits(0);
+    assert_eq!(outcome.stdout, "1 ok, 0 corrupt, 97.7 KiB read\n");
     corrupt_byte(&files(&host, "blobs")[0]);
-    let told = host
+    let outcome = host
         .s3cache(["verify"])
         .exits(65)
         .logs("1 cached artifact was corrupt");
     assert_eq!(
-        told.stdout.matches("corrupt ").count(),
+        outcome.stdout.matches("corrupt ").count(),
         3,
         "{}",
-        told.stdout
+        outcome.stdout
     );
     assert!(
-        told.stdout.ends_with("0 ok, 1 corrupt, 97.7 KiB read\n"),
+        outcome.stdout.ends_with("0 ok, 1 corrupt, 97.7 KiB read\n"),
         "{}",
-        told.stdout
+        outcome.stdout
     );
 }

@@ -90,9 +90,9 @@ fn unreadable_netrc_fails_only_its_own_host() {
     fetch(b"machine other login o password \"secret\nmachine 127.0.0.1 login u password p\n")
         .exits(0);
     assert_eq!(sent_login(&origin).as_deref(), Some("u:p"));
-    let told = fetch(b"\nmachine 127.0.0.1 login u password \"secret\n").exits(77);
-    let told = told.logs("logins:2: unterminated quote: correct this line");
-    assert!(!told.stderr.contains("secret"), "{}", told.stderr);
+    let outcome = fetch(b"\nmachine 127.0.0.1 login u password \"secret\n").exits(77);
+    let outcome = outcome.logs("logins:2: unterminated quote: correct this line");
+    assert!(!outcome.stderr.contains("secret"), "{}", outcome.stderr);
     fetch(&vec![b'\n'; 2 << 20]).exits(77).logs("longer than");
     // A FIFO without a writer.
     let fifo = host.path("fifo");
@@ -102,12 +102,12 @@ fn unreadable_netrc_fails_only_its_own_host() {
         .arg("60")
         .arg(hostkit_tests::bin("s3cache"))
         .args([&url, "--timeout=1s"]);
-    let told = command
+    let outcome = command
         .args(host.own_flags())
         .env("NETRC", &fifo)
         .output()
         .unwrap();
-    super::CommandOutcome::from(told)
+    super::CommandOutcome::from(outcome)
         .exits(77)
         .logs("not a regular file");
 }

@@ -244,18 +244,19 @@ fn unreachable_proxy_is_named_with_variable_and_without_password() {
                 ("AWS_SECRET_ACCESS_KEY", "key"),
             ];
             let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            let told = CacheHost::new()
+            let outcome = CacheHost::new()
                 .s3cache_env(["exists", &source], &env)
                 .exits(69);
-            let told = told.logs(&format!("{named}: correct HTTPS_PROXY, or add"));
-            assert!(!told.stderr.contains("secret"), "{}", told.stderr);
+            let outcome = outcome.logs(&format!("{named}: correct HTTPS_PROXY, or add"));
+            assert!(!outcome.stderr.contains("secret"), "{}", outcome.stderr);
         }
     }
 }
 
 #[test]
 fn unresolved_host_name_is_named() {
-    let told = CacheHost::new().s3cache(["exists", "http://artifacts.invalid/x"]);
-    told.exits(69)
+    let outcome = CacheHost::new().s3cache(["exists", "http://artifacts.invalid/x"]);
+    outcome
+        .exits(69)
         .logs("cannot resolve host \"artifacts.invalid\": check the name");
 }

@@ -75,11 +75,11 @@ fn copy_shares_blocks_on_reflink_filesystem() {
         );
         // The copy is independent: writing it does not change the cache.
         std::fs::write(root.join("a"), "changed").unwrap();
-        let told = with_cache(&host, &cache, &["verify"]).exits(0);
+        let outcome = with_cache(&host, &cache, &["verify"]).exits(0);
         assert!(
-            told.stdout.starts_with("1 ok, 0 corrupt"),
+            outcome.stdout.starts_with("1 ok, 0 corrupt"),
             "{}",
-            told.stdout
+            outcome.stdout
         );
     }
 }
@@ -253,11 +253,11 @@ fn full_disk_leaves_no_partial_file() {
     let url = origin.url("/job-1.2.bin");
     let copy = format!("--copy-to={}", target.display());
     for run in ["cold", "warm"] {
-        let told = host
+        let outcome = host
             .s3cache([&url, &copy])
             .exits(73)
             .logs(target.to_str().unwrap());
-        told.logs("free some space").logs("No space left");
+        outcome.logs("free some space").logs("No space left");
         assert_eq!(
             every_file(&small.path()),
             std::slice::from_ref(&target),
@@ -297,10 +297,10 @@ fn archives_are_unpacked_into_directory() {
     ] {
         origin.put(name, body.clone());
         let out = format!("out{}", name.replace('/', "-"));
-        let told = host
+        let outcome = host
             .s3cache([&origin.url(name), &format!("--unpack-to={out}")])
             .exits(0);
-        assert_eq!(told.stdout, "");
+        assert_eq!(outcome.stdout, "");
         assert_eq!(host.read(format!("{out}/link")), b"text\n", "{name}");
         let ran = host
             .program(host.path(format!("{out}/run")))

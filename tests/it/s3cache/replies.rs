@@ -177,19 +177,19 @@ fn reply_without_object_is_bounded_at_any_length() {
             .envs(env)
             .env(endpoint, flood.url())
             .env("AWS_REGION", "us-east-1");
-        let told = CommandOutcome::from(command.output().unwrap());
+        let outcome = CommandOutcome::from(command.output().unwrap());
         let sent = flood.sent.load(Ordering::Relaxed);
         assert!(sent < READ_MAX, "{what}: {sent} bytes were read");
         assert!(
-            told.stderr.len() < PRINTED_MAX,
+            outcome.stderr.len() < PRINTED_MAX,
             "{what}: {} bytes were printed",
-            told.stderr.len()
+            outcome.stderr.len()
         );
-        let told = told.exits(exit);
+        let outcome = outcome.exits(exit);
         assert!(
-            told.stderr.lines().all(|line| line.len() < 800),
+            outcome.stderr.lines().all(|line| line.len() < 800),
             "{what}: {}",
-            told.stderr
+            outcome.stderr
         );
     }
 }
@@ -252,9 +252,13 @@ fn incomplete_listing_fails_and_names_endpoint() {
                 .env("AWS_SECRET_ACCESS_KEY", "secret");
             CommandOutcome::from(command.output().unwrap())
         };
-        let told = run("s3cache", &["ls", "s3://builds/pex/"]).exits(69);
-        let told = told.logs(says).logs("is an S3 service");
-        assert!(!is_ok || told.stderr.contains(&s3.url()), "{}", told.stderr);
+        let outcome = run("s3cache", &["ls", "s3://builds/pex/"]).exits(69);
+        let outcome = outcome.logs(says).logs("is an S3 service");
+        assert!(
+            !is_ok || outcome.stderr.contains(&s3.url()),
+            "{}",
+            outcome.stderr
+        );
         // Whether such a build exists is unknown.
         let repository = ["--repository=s3://builds/pex", "--arch=x"];
         for args in [&["--list", "job"], &["job", "beef"]] {

@@ -56,10 +56,10 @@ fn keys(s3: &S3Server) -> String {
 #[test]
 fn published_object_is_fetched_with_signature() {
     let (host, s3) = start();
-    let told = put(&host, &s3, "the build", &["--json"]).exits(0);
-    let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
-    assert_eq!(told["published"], true);
-    assert_eq!(told["sha256"], sha256(b"the build"));
+    let outcome = put(&host, &s3, "the build", &["--json"]).exits(0);
+    let outcome: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(outcome["published"], true);
+    assert_eq!(outcome["sha256"], sha256(b"the build"));
     host.s3cache_env([&uri(), "--copy-to=out"], &s3.env())
         .exits(0);
     assert_eq!(host.read("out"), b"the build");
@@ -162,8 +162,12 @@ fn incomplete_upload_is_not_retried_without_its_condition() {
     for code in ["RequestTimeout", "BadDigest", "IncompleteBody"] {
         let (host, s3) = start();
         s3.lose_conditional_uploads(code);
-        let told = put(&host, &s3, "first", &[]).exits(69).logs(code);
-        assert!(!told.stderr.contains("conditional"), "{}", told.stderr);
+        let outcome = put(&host, &s3, "first", &[]).exits(69).logs(code);
+        assert!(
+            !outcome.stderr.contains("conditional"),
+            "{}",
+            outcome.stderr
+        );
         assert!(!s3.dir().join(format!("builds/pex/job-{HASH}.bin")).exists());
     }
 }
@@ -197,9 +201,9 @@ fn each_s3_error_has_exit_code_and_remedy() {
     let (host, s3) = start();
     put(&host, &s3, "the build", &[]).exits(0);
     let get = |source: &str, env: &[(String, String)], more: &[&str]| {
-        let told = host.s3cache_env([source, "--copy-to=out"].iter().chain(more), env);
+        let outcome = host.s3cache_env([source, "--copy-to=out"].iter().chain(more), env);
         assert!(!host.path("out").exists());
-        told.logs(source)
+        outcome.logs(source)
     };
     let wrong = env(&s3, &[("AWS_SECRET_ACCESS_KEY", Some("wrong"))]);
     get(&uri(), &wrong, &[])
@@ -236,11 +240,11 @@ fn exists_reports_by_exit_code() {
     exists(&uri(), &wrong).exits(77);
     let dead = format!("http://127.0.0.1:{}", hostkit_tests::free_port());
     exists(&uri(), &env(&s3, &[("AWS_ENDPOINT_URL", Some(&dead))])).exits(69);
-    let told = host
+    let outcome = host
         .s3cache_env(["exists", "--json", &uri()], &s3.env())
         .exits(0);
-    let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
-    assert_eq!(told["size"], 9);
+    let outcome: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(outcome["size"], 9);
     // Without permission to list the bucket, a missing object looks like a forbidden one.
     s3.forbid_listing();
     exists("builds/none", &s3.env())

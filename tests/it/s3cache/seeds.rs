@@ -77,13 +77,13 @@ fn every_quoted_command_installs_its_program_cold_and_warm() {
         let program = [b"\x7fELF", file.as_bytes()].concat();
         origin.put(&url, program.clone());
         for run in ["cold", "warm"] {
-            let told = bash(&host, &authority, &line).exits(0);
+            let outcome = bash(&host, &authority, &line).exits(0);
             assert_eq!(host.read(file), program, "{run}: {line}");
             let mode = host.path(file).metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o7777, 0o700, "{run}: {line}");
-            assert_eq!(told.stdout, "", "{run}: {line}");
+            assert_eq!(outcome.stdout, "", "{run}: {line}");
             if line.contains("--logstash_format") {
-                is_logstash(&told.stderr, run);
+                is_logstash(&outcome.stderr, run);
             }
         }
         assert_eq!(origin.bodies(&url), 1, "{line}");
@@ -121,8 +121,8 @@ fn failed_fetch_does_not_reach_chmod() {
         .fold(QUOTED[0].to_owned(), |line, (from, to)| {
             line.replace(from, to)
         });
-    let told = bash(&host, &authority, &line).exits(66);
-    is_logstash_failure(&told.stderr);
+    let outcome = bash(&host, &authority, &line).exits(66);
+    is_logstash_failure(&outcome.stderr);
 }
 
 /// Asserts that a failure too is a JSON line.

@@ -112,8 +112,8 @@ fn object_replaced_after_leader_died_is_fetched_from_start() {
     let replaced = bytes(16 * PART as usize, 4);
     origin.put("/static.bin", replaced.clone());
     follower.signal(Signal::SIGCONT);
-    let told = follower.end().exits(0);
-    assert!(!told.stderr.contains("continuing"), "{}", told.stderr);
+    let outcome = follower.end().exits(0);
+    assert!(!outcome.stderr.contains("continuing"), "{}", outcome.stderr);
     assert!(host.read("follower") == replaced);
     assert_eq!(assert_blobs(&host), 1);
 }
@@ -149,10 +149,10 @@ fn stopped_leader_is_taken_over_and_does_no_later_damage() {
     leader.signal(Signal::SIGSTOP);
     let follower = fetch(&host, &origin.url(&path), "follower", &flags);
     let third = fetch(&host, &origin.url(&path), "third", &flags);
-    let told = follower.end().exits(0);
+    let outcome = follower.end().exits(0);
     let other = third.end().exits(0);
     assert!(
-        (told.stderr + &other.stderr).contains("overtaking it"),
+        (outcome.stderr + &other.stderr).contains("overtaking it"),
         "the leader was taken over"
     );
     leader.signal(Signal::SIGCONT);
@@ -221,8 +221,8 @@ fn leader_at_configured_rate_is_not_taken_over() {
     let leader = fetch(&host, &origin.url(&path), "leader", &flags);
     origin.wait_requests(&path, 1);
     let follower = fetch(&host, &origin.url(&path), "follower", &flags[2..]);
-    let told = follower.end().exits(0);
-    assert!(!told.stderr.contains("overtaking"), "{}", told.stderr);
+    let outcome = follower.end().exits(0);
+    assert!(!outcome.stderr.contains("overtaking"), "{}", outcome.stderr);
     leader.end().exits(0);
     assert_eq!(origin.bytes(&path), 192 << 10);
 }
@@ -238,10 +238,10 @@ fn leader_with_all_bytes_has_time_to_finish() {
     origin.wait_requests(&sidecar, 1);
     // A deadline of 1.2 s for a leader that fetches, of 6 s for one that finishes.
     let flags = ["--stall-timeout=600ms"];
-    let told = fetch(&host, &origin.url(&path), "follower", &flags)
+    let outcome = fetch(&host, &origin.url(&path), "follower", &flags)
         .end()
         .exits(0);
-    assert!(!told.stderr.contains("overtaking"), "{}", told.stderr);
+    assert!(!outcome.stderr.contains("overtaking"), "{}", outcome.stderr);
     leader.end().exits(0);
 }
 
@@ -299,8 +299,8 @@ fn process_stopped_during_eviction_blocks_no_other() {
     let space = host.cache().join(format!("{uid}/locks/v1/space"));
     let held = std::fs::File::open(space).unwrap();
     held.lock().unwrap();
-    let told = fetch(&host, &origin.url("/a-1.2"), "out", &[]).end();
-    told.exits(0).logs("fetching straight to");
+    let outcome = fetch(&host, &origin.url("/a-1.2"), "out", &[]).end();
+    outcome.exits(0).logs("fetching straight to");
     assert_eq!(host.read("out"), b"bytes");
     let waiting = fetch(&host, &origin.url("/a-1.3"), "waiting", &[]);
     origin.wait_requests("/a-1.3", 1);

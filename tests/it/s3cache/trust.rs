@@ -81,8 +81,8 @@ impl HostUsers {
     /// Fetches to the file `out` in the home of `uid`, and returns its content.
     #[track_caller]
     fn get(&self, uid: u32, url: &str) -> (CommandOutcome, Vec<u8>) {
-        let told = self.run(uid, &[url, "--copy-to=out"]).exits(0);
-        (told, std::fs::read(self.home(uid).join("out")).unwrap())
+        let outcome = self.run(uid, &[url, "--copy-to=out"]).exits(0);
+        (outcome, std::fs::read(self.home(uid).join("out")).unwrap())
     }
 
     /// The only blob of a user.
@@ -149,8 +149,8 @@ fn entry_of_other_user_is_used_when_store_confirms_digest() {
     let (origin, path, body) = publish_artifact();
     publish_sidecar(&origin, &path, &body);
     users.get(ANN, &origin.url(&path));
-    let (told, copy) = users.get(BOB, &origin.url(&path));
-    told.logs("digest compared");
+    let (outcome, copy) = users.get(BOB, &origin.url(&path));
+    outcome.logs("digest compared");
     assert_eq!(copy, body);
     assert_eq!(origin.bodies(&path), 1, "one body in all");
     assert_eq!(users.blob(BOB).metadata().unwrap().uid(), BOB);
@@ -171,8 +171,8 @@ fn poisoned_blob_of_other_user_is_not_used() {
     let mut poison = body.clone();
     poison[50_000] ^= 1;
     std::fs::write(users.blob(ANN), poison).unwrap();
-    let (told, copy) = users.get(BOB, &origin.url(&path));
-    told.logs("not what it says");
+    let (outcome, copy) = users.get(BOB, &origin.url(&path));
+    outcome.logs("not what it says");
     assert_eq!(copy, body);
     assert_eq!(origin.bodies(&path), 2);
 }
@@ -191,12 +191,12 @@ fn links_and_pipes_of_other_user_are_not_followed() {
     let folder = blob.parent().unwrap().to_owned();
     let fresh = || {
         let _ = std::fs::remove_dir_all(users.share(BOB, ""));
-        let told = users.get(BOB, &origin.url(&path));
-        assert_eq!(told.1, body);
+        let outcome = users.get(BOB, &origin.url(&path));
+        assert_eq!(outcome.1, body);
         assert!(
-            !told.0.stderr.contains("digest compared"),
+            !outcome.0.stderr.contains("digest compared"),
             "{}",
-            told.0.stderr
+            outcome.0.stderr
         );
     };
     std::fs::remove_file(&blob).unwrap();
@@ -226,16 +226,17 @@ fn folder_created_by_other_user_is_not_used() {
     let trap = users.share(ANN, "");
     std::fs::create_dir(&trap).unwrap();
     chown(&trap, Some(BOB), Some(BOB)).unwrap();
-    let (told, copy) = users.get(ANN, &origin.url(&path));
-    told.logs("cannot use the cache")
+    let (outcome, copy) = users.get(ANN, &origin.url(&path));
+    outcome
+        .logs("cannot use the cache")
         .logs("belongs to uid 20002");
     assert_eq!(copy, body);
     assert_eq!(std::fs::read_dir(&trap).unwrap().count(), 0);
     // A folder of the user's own that others can write to is rejected, too.
     chown(&trap, Some(ANN), Some(ANN)).unwrap();
     std::fs::set_permissions(&trap, PermissionsExt::from_mode(0o777)).unwrap();
-    let (told, copy) = users.get(ANN, &origin.url(&path));
-    told.logs("others can write to it");
+    let (outcome, copy) = users.get(ANN, &origin.url(&path));
+    outcome.logs("others can write to it");
     assert_eq!(copy, body);
     // A prefetch has nowhere to go.
     users.run(ANN, &[&origin.url(&path)]).exits(73);
@@ -262,8 +263,8 @@ fn cache_directory_without_sticky_bit_is_rejected_with_remedy() {
     };
     let (origin, path, body) = publish_artifact();
     users.set_mode(0o777);
-    let (told, copy) = users.get(ANN, &origin.url(&path));
-    told.logs("chmod +t");
+    let (outcome, copy) = users.get(ANN, &origin.url(&path));
+    outcome.logs("chmod +t");
     assert_eq!(copy, body);
     assert!(!users.share(ANN, "").exists());
 }
@@ -282,9 +283,9 @@ fn symlink_to_cache_is_followed_only_when_owned_by_root_or_caller() {
         users.host.set_clean_environment(&mut command);
         command.args([&origin.url(&path), "--copy-to=out", "--keep-free=0", &flag]);
         command.current_dir(users.home(uid));
-        let told = CommandOutcome::from(command.output().unwrap()).exits(0);
+        let outcome = CommandOutcome::from(command.output().unwrap()).exits(0);
         assert_eq!(std::fs::read(users.home(uid).join("out")).unwrap(), body);
-        told
+        outcome
     };
     lchown(&link, Some(BOB), Some(BOB)).unwrap();
     for uid in [ANN, 0] {
@@ -338,8 +339,8 @@ fn stats_of_other_user_names_unreadable_parts() {
     let (origin, path, body) = publish_artifact();
     users.get(ANN, &origin.url(&path));
     let stats = |uid: u32| -> serde_json::Value {
-        let told = users.run(uid, &["stats", "--json"]).exits(0);
-        serde_json::from_str(&told.stdout).unwrap()
+        let outcome = users.run(uid, &["stats", "--json"]).exits(0);
+        serde_json::from_str(&outcome.stdout).unwrap()
     };
     let (hers, his) = (stats(ANN), stats(BOB));
     for key in ["pex_root_bytes", "held_bytes", "total_bytes"] {
@@ -351,9 +352,9 @@ fn stats_of_other_user_names_unreadable_parts() {
     assert!(!users.run(ANN, &["stats"]).stdout.contains("not readable"));
     // An unreadable folder holds an unknown number of artifacts, not none.
     std::fs::set_permissions(users.share(ANN, "blobs"), PermissionsExt::from_mode(0o700)).unwrap();
-    let told = users.run(BOB, &["stats"]).exits(0);
-    assert_eq!(told.stdout, "");
-    told.logs("cannot read this user's part of the cache");
+    let outcome = users.run(BOB, &["stats"]).exits(0);
+    assert_eq!(outcome.stdout, "");
+    outcome.logs("cannot read this user's part of the cache");
 }
 
 #[test]
@@ -364,9 +365,9 @@ fn gc_of_one_user_reports_that_total_bound_needs_root() {
     let (origin, path, _) = publish_artifact();
     users.get(ANN, &origin.url(&path));
     for (uid, warned) in [(ANN, true), (0, false)] {
-        let told = users.run(uid, &["gc", "--total-max-size=1G"]).exits(0);
+        let outcome = users.run(uid, &["gc", "--total-max-size=1G"]).exits(0);
         assert_eq!(
-            told.stderr.contains("--total-max-size has no effect"),
+            outcome.stderr.contains("--total-max-size has no effect"),
             warned,
             "{uid}"
         );

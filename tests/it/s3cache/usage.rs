@@ -139,15 +139,15 @@ fn gc_dry_run_changes_nothing_and_predicts_gc() {
         "--max-size=0",
     ] {
         let there = listing(&host.cache());
-        let mut told = json(&host, &["gc", "--json", "--dry-run", max]);
+        let mut outcome = json(&host, &["gc", "--json", "--dry-run", max]);
         assert_eq!(listing(&host.cache()), there, "{max}");
-        assert_eq!(told["dry_run"], true);
-        told["dry_run"] = false.into();
+        assert_eq!(outcome["dry_run"], true);
+        outcome["dry_run"] = false.into();
         let held = number(&json(&host, &["stats", "--json"]), "held_bytes");
         let done = json(&host, &["gc", "--json", max]);
         // The number of dangling entries is known only when their blobs are gone.
-        told["entries"] = done["entries"].clone();
-        assert_eq!(told, done, "{max}");
+        outcome["entries"] = done["entries"].clone();
+        assert_eq!(outcome, done, "{max}");
         assert_eq!(
             held - number(&done, "bytes"),
             number(&done, "held"),
@@ -192,8 +192,8 @@ fn unpacked_pexes_count_toward_bound_and_are_evicted_before_artifacts() {
     host.s3cache(["gc"]).exits(0);
     assert!(unpacked.exists());
     host.age_blobs();
-    let told = host.s3cache([&origin.url("/a-1.2"), "--copy-to=out", "--max-size=3M"]);
-    assert!(!told.exits(0).stderr.contains("WARN"));
+    let outcome = host.s3cache([&origin.url("/a-1.2"), "--copy-to=out", "--max-size=3M"]);
+    assert!(!outcome.exits(0).stderr.contains("WARN"));
     assert!(!unpacked.exists());
     assert_eq!(number(&json(&host, &["stats", "--json"]), "bytes"), 2 * MB);
 }
@@ -264,10 +264,10 @@ fn gc_removes_unpacked_pex_not_started_for_hour_or_max_age() {
         host.s3cache([&origin.url("/a-1.1")]).exits(0);
         let unpacked = unpack_pex(&share(&host, "pex-root"), &hash, 5000);
         hostkit_tests::cache::age_unpacked(&share(&host, "pex-root"), started);
-        let told = json(&host, &[&["gc", "--json", "--dry-run"], args].concat());
+        let outcome = json(&host, &[&["gc", "--json", "--dry-run"], args].concat());
         let done = json(&host, &[&["gc", "--json"], args].concat());
-        for told in [told, done] {
-            assert_eq!(number(&told, "unpacked"), u64::from(!left), "{args:?}");
+        for outcome in [outcome, done] {
+            assert_eq!(number(&outcome, "unpacked"), u64::from(!left), "{args:?}");
         }
         assert_eq!(unpacked.exists(), left, "{started:?} {args:?}");
     }

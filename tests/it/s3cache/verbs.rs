@@ -32,8 +32,9 @@ fn start_with(content: &'static str) -> (CacheHost, OriginServer, [String; 2]) {
 
 /// The objects of `--json` output, one per line.
 fn json<const N: usize>(host: &CacheHost, args: [&str; N]) -> Vec<Value> {
-    let told = host.s3cache(args).exits(0);
-    told.stdout
+    let outcome = host.s3cache(args).exits(0);
+    outcome
+        .stdout
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
@@ -132,8 +133,8 @@ fn rm_takes_source_name_or_digest_and_names_missing_one() {
     host.s3cache(["rm", "nothing.bin"])
         .exits(66)
         .logs("nothing.bin");
-    let told = host.s3cache(["rm", &urls[0]]).exits(0);
-    assert_eq!(told.stdout, format!("removed {}\n", urls[0]));
+    let outcome = host.s3cache(["rm", &urls[0]]).exits(0);
+    assert_eq!(outcome.stdout, format!("removed {}\n", urls[0]));
     host.s3cache(["rm", &sha256(b"static")[..12]]).exits(0);
     assert_eq!(json(&host, ["ls", "--json"]).len(), 0);
     assert_eq!(json(&host, ["stats", "--json"])[0]["bytes"], 0);
@@ -154,8 +155,8 @@ fn each_verb_takes_printed_names_and_names_missing_one() {
     let (short, elsewhere) = (&digest[..7], path.replace("/blobs/", "/other/"));
     for verb in ["ls", "verify", "rm"] {
         for word in ["nothing.bin", short, &elsewhere, "https://repo/no-1.2"] {
-            let told = host.s3cache([verb, word]).exits(66);
-            told.logs(&format!("{word} is not in the cache"));
+            let outcome = host.s3cache([verb, word]).exits(66);
+            outcome.logs(&format!("{word} is not in the cache"));
         }
     }
     for verb in ["ls", "verify"] {
@@ -168,8 +169,8 @@ fn each_verb_takes_printed_names_and_names_missing_one() {
             assert_eq!(rows[0]["source"], urls[1], "{verb} {word}");
         }
     }
-    let told = host.s3cache(["rm", &path]).exits(0);
-    assert_eq!(told.stdout, format!("removed {}\n", urls[1]));
+    let outcome = host.s3cache(["rm", &path]).exits(0);
+    assert_eq!(outcome.stdout, format!("removed {}\n", urls[1]));
     host.s3cache(["rm", &urls[0]]).exits(0);
     for verb in ["ls", "verify"] {
         host.s3cache([verb]).exits(0);
@@ -264,17 +265,17 @@ fn closed_pipe_is_not_an_error() {
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let told = host
+        let outcome = host
             .command(args)
             .stdout(writer)
             .stderr(Stdio::piped())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&told.stderr);
-        assert_eq!(told.status.code(), Some(0), "{args:?}: {said}");
+        let message = String::from_utf8_lossy(&outcome.stderr);
+        assert_eq!(outcome.status.code(), Some(0), "{args:?}: {message}");
         assert!(
-            !said.contains("panicked") && !said.contains("pipe"),
-            "{args:?}: {said}"
+            !message.contains("panicked") && !message.contains("pipe"),
+            "{args:?}: {message}"
         );
     }
 }
@@ -283,8 +284,9 @@ fn closed_pipe_is_not_an_error() {
 fn each_verb_names_missing_cache_directory() {
     let host = CacheHost::new();
     for verb in ["ls", "stats", "verify", "gc"] {
-        let told = host.s3cache([verb]).exits(66);
-        told.logs(host.cache().to_str().unwrap())
+        let outcome = host.s3cache([verb]).exits(66);
+        outcome
+            .logs(host.cache().to_str().unwrap())
             .logs("--cache-dir");
     }
 }
@@ -336,13 +338,13 @@ fn check_prints_effective_settings_and_writes_nothing() {
             "cache-dir        {} (--cache-dir)\n",
             host.cache().display()
         ),
-        format!("max-size         50.0 GiB ({config})\n"),
-        format!("endpoint-url     http://s3.example.org ({config})\n"),
+        format!("max-size         50.0 GiB ({config}:1)\n"),
+        format!("endpoint-url     http://s3.example.org ({config}:2)\n"),
         "region           r (--region)\n".to_owned(),
         "profile          default (default)\n".to_owned(),
-        "total-max-size   unbounded (default)\n".to_owned(),
-        format!("require-sidecar  true ({config})\n"),
-        format!("trusted-uids     1001, 1002 ({config})\n"),
+        "total-max-size   unset (default)\n".to_owned(),
+        format!("require-sidecar  true ({config}:3)\n"),
+        format!("trusted-uids     1001, 1002 ({config}:4)\n"),
         "timeout          1h (default)\n".to_owned(),
     ] {
         assert!(shown.contains(&row), "{row} in {shown}");

@@ -32,8 +32,8 @@ fn main() -> ExitCode {
         return usage();
     };
     match measure(&path, rounds) {
-        Ok(said) => {
-            println!("{said}");
+        Ok(output) => {
+            println!("{output}");
             ExitCode::SUCCESS
         }
         Err(failure) => {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use hostkit_tests::haproxy::{HaproxyInstance, HaproxyMode};
 use hostkit_tests::s3::S3Server;
 use hostkit_tests::thermos::{ProcessState, TaskRunner, ThermosProcess, ThermosTask};
-use hostkit_tests::{ChildGuard, bin, eightball, free_port, wait_until};
+use hostkit_tests::{ChildGuard, bin, eightball, free_port, replace_file, wait_until};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -41,7 +41,7 @@ fn main() {
     let mut stage = prepare();
     publish(&mut stage);
     run_by_hand(&stage, "cold", "fetched from S3, verified, cached, run");
-    run_by_hand(&stage, "warm", "run from the cache; S3 is not asked at all");
+    run_by_hand(&stage, "warm", "run from the cache without a request to S3");
     run_as_job(&stage);
     health::check(&stage);
     keys::show_keys(&stage);
@@ -105,10 +105,7 @@ fn publish(stage: &mut DemoContext) {
     eightball::build_zipapp(&build)
         .unwrap_or_else(|why| panic!("cannot build the sample job: {why}"));
     let digest = Sha256::digest(std::fs::read(&build).unwrap());
-    stage.hash = digest[..20]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    stage.hash = hostkit::hex::encode(&digest[..20]);
     let source = stage.source();
     let before = Instant::now();
     succeed(
@@ -255,9 +252,8 @@ fn announce(stage: &DemoContext, ports: &[u16]) {
         .iter()
         .map(|port| json!({"host": "127.0.0.1", "port": port}))
         .collect();
-    let part = stage.path("instances.json.part");
-    std::fs::write(&part, json!(list).to_string()).unwrap();
-    std::fs::rename(&part, stage.path("instances.json")).unwrap();
+    let text = json!(list).to_string();
+    replace_file(&stage.path("instances.json"), text.as_bytes());
 }
 
 fn synapse(stage: &DemoContext, arguments: &[&str]) -> String {

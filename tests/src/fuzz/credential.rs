@@ -1,8 +1,8 @@
 //! Queries and headers that may contain keys, and replies of memcached.
 
 use authproxy::testing::{
-    Asked, KeyHash, KeySources, LONGEST_VALUE, Reply, RequestError, extract_key, find_parameter,
-    mask_query, parse_authorization, parse_reply, remove_parameter,
+    ExpectedReply, KeyHash, KeySources, MAX_VALUE_BYTES, MemcachedReply, RequestError, extract_key,
+    find_parameter, mask_query, parse_authorization, parse_reply, remove_parameter,
 };
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
@@ -70,26 +70,26 @@ pub(super) fn memcached(bytes: &[u8]) {
         return;
     };
     let asked = match kind {
-        b'g' => Asked::Get("p:1:ab"),
-        _ => Asked::Change,
+        b'g' => ExpectedReply::Get("p:1:ab"),
+        _ => ExpectedReply::Change,
     };
     let reply = parse_reply(asked, bytes);
     match &reply {
-        Reply::Value { at, end } => {
-            assert_ne!(asked, Asked::Change);
-            assert!(at.len() <= LONGEST_VALUE && at.end < *end && *end <= bytes.len());
+        MemcachedReply::Value { at, end } => {
+            assert_ne!(asked, ExpectedReply::Change);
+            assert!(at.len() <= MAX_VALUE_BYTES && at.end < *end && *end <= bytes.len());
             assert!(bytes.starts_with(b"VALUE p:1:ab ") && bytes[..*end].ends_with(b"\r\nEND\r\n"));
         }
-        Reply::Done { end } => assert!(bytes[..*end].ends_with(b"\r\n")),
+        MemcachedReply::Done { end } => assert!(bytes[..*end].ends_with(b"\r\n")),
         // Not unbounded.
-        Reply::Incomplete => assert!(bytes.len() <= LONGEST_VALUE + 1024),
-        Reply::Wrong => {}
+        MemcachedReply::Incomplete => assert!(bytes.len() <= MAX_VALUE_BYTES + 1024),
+        MemcachedReply::Invalid => {}
     }
     // The reply does not depend on how the bytes arrive.
     for cut in 0..bytes.len().min(100) {
         let early = parse_reply(asked, &bytes[..cut]);
         assert!(
-            early == Reply::Incomplete || early == reply,
+            early == MemcachedReply::Incomplete || early == reply,
             "{cut} bytes: {early:?}"
         );
     }

@@ -26,7 +26,7 @@ pub(super) fn answer(
         plan,
     };
     if let Some((code, retry_after)) = plan.status {
-        let mut response = reply.text(code, "told to fail\n");
+        let mut response = reply.text(code, "injected failure\n");
         if let Some(seconds) = retry_after {
             response
                 .headers_mut()
@@ -123,7 +123,7 @@ impl ResponseBuilder<'_> {
 
     fn body(&self, object: &OriginObject, range: Option<&str>) -> Response<OriginBody> {
         let total = object.data.len() as u64;
-        let told = total.saturating_add_signed(self.plan.length_delta);
+        let outcome = total.saturating_add_signed(self.plan.length_delta);
         let range = range
             .filter(|_| self.plan.ranges && !self.head)
             .and_then(|text| parse(text, total));
@@ -134,7 +134,7 @@ impl ResponseBuilder<'_> {
                 set(
                     &mut response,
                     header::CONTENT_RANGE,
-                    &format!("bytes */{told}"),
+                    &format!("bytes */{outcome}"),
                 );
                 return response;
             }
@@ -144,10 +144,10 @@ impl ResponseBuilder<'_> {
             object.data.slice(from as usize..to as usize),
             from,
             code,
-            told,
+            outcome,
         );
         if code == 206 {
-            let place = format!("bytes {from}-{}/{told}", to - 1);
+            let place = format!("bytes {from}-{}/{outcome}", to - 1);
             set(&mut response, header::CONTENT_RANGE, &place);
         }
         if self.plan.ranges {
@@ -161,8 +161,12 @@ impl ResponseBuilder<'_> {
         response
     }
 
-    fn data(&self, mut data: Bytes, from: u64, code: u16, told: u64) -> Response<OriginBody> {
-        let length = if code == 200 { told } else { data.len() as u64 };
+    fn data(&self, mut data: Bytes, from: u64, code: u16, outcome: u64) -> Response<OriginBody> {
+        let length = if code == 200 {
+            outcome
+        } else {
+            data.len() as u64
+        };
         let mut end = if length > data.len() as u64 {
             BodyEnd::Close
         } else {

@@ -25,41 +25,41 @@ pub(super) enum TaskEnd {
 }
 
 /// Runs one task from announcement to end.
-pub(super) async fn live(birth: TaskStart, registry: Arc<dyn TaskRegistry>) {
+pub(super) async fn live(start: TaskStart, registry: Arc<dyn TaskRegistry>) {
     let TaskStart {
         task,
         port,
-        book,
+        journal,
         mut chance,
         mut end,
-    } = birth;
-    let announcement = book.announcement.clone();
+    } = start;
+    let announcement = journal.announcement.clone();
     tell(&registry, &announcement, |registry, task| {
         registry.announce(task)
     })
     .await;
-    book.note(|record, now| record.announced = Some(now));
+    journal.note(|record, now| record.announced = Some(now));
     let early = tokio::select! {
         biased;
         end = &mut end => Some(end),
         () = tokio::time::sleep(task.listen_after) => None,
     };
-    let (phase, told) = watch::channel(ServingPhase::Serving);
+    let (phase, outcome) = watch::channel(ServingPhase::Serving);
     let serving = if early.is_some() {
         // It never listened: only the port is released.
         drop(port);
-        book.closed();
+        journal.closed();
         None
     } else {
         let listener = port.listen().expect("the port is its own");
-        book.note(|record, now| record.listening = Some(now));
+        journal.note(|record, now| record.listening = Some(now));
         let mut toss = chance.fork(1);
         let resets = move || toss.happens(0.5);
         Some(tokio::spawn(serve(
             listener,
-            book.clone(),
+            journal.clone(),
             task.answer_after,
-            told,
+            outcome,
             resets,
         )))
     };
@@ -69,8 +69,8 @@ pub(super) async fn live(birth: TaskStart, registry: Arc<dyn TaskRegistry>) {
     };
     match end {
         Ok(TaskEnd::Stop) => {
-            book.note(|record, now| record.stopped = Some(now));
-            stop(&book, &registry, &phase, &mut chance).await;
+            journal.note(|record, now| record.stopped = Some(now));
+            stop(&journal, &registry, &phase, &mut chance).await;
             if let Some(serving) = serving
                 && tokio::time::timeout(GRACE, serving).await.is_err()
             {
@@ -78,7 +78,7 @@ pub(super) async fn live(birth: TaskStart, registry: Arc<dyn TaskRegistry>) {
             }
         }
         Ok(TaskEnd::Die) => {
-            book.note(|record, now| record.died = Some(now));
+            journal.note(|record, now| record.died = Some(now));
             phase.send_replace(ServingPhase::Dead);
             if let Some(serving) = serving {
                 let _ = serving.await;
@@ -91,12 +91,12 @@ pub(super) async fn live(birth: TaskStart, registry: Arc<dyn TaskRegistry>) {
         // The simulation was dropped.
         Err(_) => return,
     }
-    book.note(|record, now| record.ended = Some(now));
+    journal.note(|record, now| record.ended = Some(now));
 }
 
 /// Leaves the registry and quits, at most [`APART`] between the two.
 async fn stop(
-    book: &TaskJournal,
+    journal: &TaskJournal,
     registry: &Arc<dyn TaskRegistry>,
     phase: &watch::Sender<ServingPhase>,
     chance: &mut RandomSequence,
@@ -109,11 +109,11 @@ async fn stop(
     };
     let leave = async {
         tokio::time::sleep(leave_after).await;
-        tell(registry, &book.announcement, |registry, task| {
+        tell(registry, &journal.announcement, |registry, task| {
             registry.leave(task)
         })
         .await;
-        book.left();
+        journal.left();
     };
     let quit = async {
         tokio::time::sleep(quit_after).await;
@@ -129,7 +129,7 @@ async fn tell(
     what: fn(&dyn TaskRegistry, &TaskAnnouncement),
 ) {
     let (registry, announcement) = (registry.clone(), announcement.clone());
-    let told = tokio::task::spawn_blocking(move || what(&*registry, &announcement)).await;
+    let outcome = tokio::task::spawn_blocking(move || what(&*registry, &announcement)).await;
     // Cancelled when the runtime ends; a panic of the registry was printed already.
-    drop(told);
+    drop(outcome);
 }

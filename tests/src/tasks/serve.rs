@@ -60,14 +60,14 @@ impl ReservedPort {
 /// Serves while the phase is [`ServingPhase::Serving`], then closes the port and waits for the connections.
 pub(super) async fn serve(
     listener: TcpListener,
-    book: Arc<TaskJournal>,
+    journal: Arc<TaskJournal>,
     answer_after: Duration,
     mut phase: watch::Receiver<ServingPhase>,
     mut resets: impl FnMut() -> bool,
 ) {
     let mut connections = tokio::task::JoinSet::new();
-    let mut told = phase.clone();
-    let over = told.wait_for(|&phase| phase != ServingPhase::Serving);
+    let mut outcome = phase.clone();
+    let over = outcome.wait_for(|&phase| phase != ServingPhase::Serving);
     tokio::pin!(over);
     loop {
         tokio::select! {
@@ -75,8 +75,8 @@ pub(super) async fn serve(
             _ = &mut over => break,
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
-                    let (book, phase) = (book.clone(), phase.clone());
-                    connections.spawn(connection(stream, book, answer_after, phase, resets()));
+                    let (journal, phase) = (journal.clone(), phase.clone());
+                    connections.spawn(connection(stream, journal, answer_after, phase, resets()));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -89,14 +89,14 @@ pub(super) async fn serve(
     {
         connections.spawn(connection(
             stream,
-            book.clone(),
+            journal.clone(),
             answer_after,
             phase.clone(),
             false,
         ));
     }
     drop(listener);
-    book.closed();
+    journal.closed();
     while connections.join_next().await.is_some() {}
 }
 
@@ -120,7 +120,7 @@ fn waiting(stream: &TcpStream, bytes: &mut Vec<u8>) -> bool {
 /// Answers the requests of one connection.
 async fn connection(
     mut stream: TcpStream,
-    book: Arc<TaskJournal>,
+    journal: Arc<TaskJournal>,
     answer_after: Duration,
     mut phase: watch::Receiver<ServingPhase>,
     reset: bool,
@@ -130,7 +130,7 @@ async fn connection(
     tokio::select! {
         biased;
         _ = death.wait_for(|&phase| phase == ServingPhase::Dead) => {}
-        () = answer_all(&mut stream, &book, answer_after, &mut phase) => return,
+        () = answer_all(&mut stream, &journal, answer_after, &mut phase) => return,
     }
     if reset {
         let _ = stream.set_zero_linger();
@@ -139,7 +139,7 @@ async fn connection(
 
 async fn answer_all(
     stream: &mut TcpStream,
-    book: &TaskJournal,
+    journal: &TaskJournal,
     answer_after: Duration,
     phase: &mut watch::Receiver<ServingPhase>,
 ) {
@@ -181,7 +181,7 @@ async fn answer_all(
             tokio::time::sleep(answer_after).await;
         }
         let close = head.close || *phase.borrow() != ServingPhase::Serving;
-        let body = &book.body;
+        let body = &journal.body;
         let response = format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{}\r\n{body}",
             body.len(),
@@ -189,7 +189,7 @@ async fn answer_all(
         );
         // Health checks do not count as requests.
         if !health {
-            book.answering();
+            journal.answering();
         }
         if stream.write_all(response.as_bytes()).await.is_err() || close {
             return;

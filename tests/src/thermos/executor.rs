@@ -110,7 +110,7 @@ impl TaskExecutor {
                 &signaler,
                 |time| self.task.scaled(time),
                 || self.ended(),
-                |told| self.lock().messages.push(told),
+                |outcome| self.lock().messages.push(outcome),
             );
         }
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);

@@ -116,8 +116,8 @@ impl RunningTask {
             let ended = matches!(now, ProcessState::Done | ProcessState::Failed);
             let over = now != state && (ended || self.task_state() != TaskState::Active);
             if over {
-                let said = self.log(process, self.runs(process).saturating_sub(1), "stderr");
-                panic!("process {process} is {now:?}, not {state:?}: {said}");
+                let output = self.log(process, self.runs(process).saturating_sub(1), "stderr");
+                panic!("process {process} is {now:?}, not {state:?}: {output}");
             }
             now == state
         });
@@ -222,8 +222,8 @@ mod tests {
                 .constraint("setup < job"),
         );
         assert_eq!(task.wait_finished(), TaskState::Success);
-        let said = task.log("job", 0, "stdout");
-        let mut lines = said.lines();
+        let output = task.log("job", 0, "stdout");
+        let mut lines = output.lines();
         assert_eq!(
             lines.next(),
             Some(format!("prod more {}", task.port("http")).as_str())
@@ -238,7 +238,7 @@ mod tests {
                 "BASH_ENV", "EXTRA", "HOME", "LOGNAME", "PATH", "STAGE", "USER"
             ]
         );
-        assert!(said.contains(&format!("HOME={}\n", task.sandbox().display())));
+        assert!(output.contains(&format!("HOME={}\n", task.sandbox().display())));
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl ShellCheck<'_> {
             }
             std::thread::sleep(POLL);
         };
-        let said = output.map_or_else(String::new, |reader| reader.join().expect("a reader"));
+        let message = output.map_or_else(String::new, |reader| reader.join().expect("a reader"));
         let (command, status) = (self.cmdline, status.map(code));
         match (status, self.contract) {
             (Some(0), _) => Ok(()),
@@ -58,7 +58,7 @@ impl ShellCheck<'_> {
                 "Command '{command}' returned non-zero exit status {code}"
             )),
             (Some(code), AuroraRelease::Last) => Err(format!(
-                "Command '{command}' returned non-zero exit status {code} with output '{said}'"
+                "Command '{command}' returned non-zero exit status {code} with output '{message}'"
             )),
             (None, AuroraRelease::V0_15) => Err(format!(
                 "Internal health check error: Command '{command}' timed out after {} seconds",

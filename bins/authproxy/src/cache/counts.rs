@@ -1,68 +1,61 @@
-//! What the cache has done.
-//!
-//! Owns the numbers. Their names in `/metrics` are `metrics`'.
+//! The counters of the cache. Their names in `/metrics` are in `metrics`.
 
 use hostkit::metrics::Counter;
 
 use super::KeyLookup;
-use super::memcached::ServerSnapshot;
+use super::memcached::MemcachedStatus;
 
-/// The numbers of one cache.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct CacheCounters {
     pub(super) hits: Counter,
     pub(super) stale: Counter,
     pub(super) misses: Counter,
     pub(super) coalesced: Counter,
-    pub(super) resting: Counter,
-    pub(super) crowded: Counter,
-    pub(super) shared_hits: Counter,
-    pub(super) questions: Counter,
-    pub(super) failures: Counter,
+    pub(super) cached_errors: Counter,
+    pub(super) rejected_queries: Counter,
+    pub(super) memcached_hits: Counter,
+    pub(super) backend_queries: Counter,
+    pub(super) failed_queries: Counter,
     pub(super) purges: Counter,
 }
 
-impl Counts {
-    /// An answer from what is remembered.
-    pub(super) fn hit(&self, known: &KeyLookup) {
-        match known {
+impl CacheCounters {
+    pub(super) fn hit(&self, lookup: &KeyLookup) {
+        match lookup {
             KeyLookup::Grant { stale: true, .. } => self.stale.add(1),
             KeyLookup::Grant { .. } | KeyLookup::UnknownKey => self.hits.add(1),
         };
     }
 }
 
-/// What the cache has done since the start, and what it holds now.
+/// The counters since the start, and the sizes now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Look-ups answered at once from what this process remembers.
+pub struct CacheSnapshot {
+    /// Lookups with a current entry in this process.
     pub hits: u64,
-    /// Look-ups answered with a grant that is over, since the engine fails.
+    /// Lookups with an expired grant, because the backend fails (stale-if-error).
     pub stale: u64,
     /// Lookups that started a query.
     pub misses: u64,
     /// Lookups that waited for a query in progress.
     pub coalesced: u64,
-    /// Look-ups refused since the engine had failed a moment ago.
-    pub resting: u64,
-    /// Questions not asked since too many were under way.
-    pub crowded: u64,
-    /// Questions that memcached had the answer to.
-    pub shared_hits: u64,
-    /// Questions to the engine.
-    pub questions: u64,
-    /// Those of them that it failed to answer.
-    pub failures: u64,
-    /// Purges.
+    /// Lookups denied because a query had failed a moment ago.
+    pub cached_errors: u64,
+    /// Queries that were not sent because too many were in progress.
+    pub rejected_queries: u64,
+    /// Queries answered by memcached.
+    pub memcached_hits: u64,
+    pub backend_queries: u64,
+    /// Backend queries without a valid response.
+    pub failed_queries: u64,
     pub purges: u64,
-    /// Keys remembered now that somebody has.
-    pub known: usize,
-    /// Keys remembered now that nobody has, or that the engine failed about.
-    pub unknown: usize,
-    /// Questions under way now, also to memcached.
-    pub flights: usize,
-    /// memcached entries that were over, or signed by nobody we know.
-    pub shared_refused: u64,
-    /// The memcached servers, as they are configured.
-    pub servers: Vec<ServerSnapshot>,
+    /// Entries of known keys.
+    pub positive_entries: usize,
+    /// Entries of unknown keys and of errors.
+    pub negative_entries: usize,
+    /// Queries in progress, also to memcached.
+    pub queries_in_flight: usize,
+    /// memcached entries that were expired or not signed with our secret.
+    pub invalid_entries: u64,
+    pub servers: Vec<MemcachedStatus>,
 }

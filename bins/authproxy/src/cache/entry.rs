@@ -7,11 +7,11 @@
 //! a permissions backend about it.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use hostkit::hex;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
@@ -86,11 +86,8 @@ impl EntrySigner {
         let mut mac = self.names.clone();
         mac.update(key.bytes());
         let hash: [u8; TAG_LENGTH] = mac.finalize().into_bytes().into();
-        let mut name = format!("{}:{}:", self.prefix, char::from(VERSION));
-        for byte in hash {
-            // A String takes whatever is written to it.
-            let _ = write!(name, "{byte:02x}");
-        }
+        let (version, digits) = (char::from(VERSION), hex::encode(&hash));
+        let name = format!("{}:{version}:{digits}", self.prefix);
         (name, first_eight(&hash))
     }
 

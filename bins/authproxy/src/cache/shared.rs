@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::entry::{EntrySigner, unix_millis};
 use super::local::CachedResult;
-use super::memcached::{Server, ServerSnapshot};
+use super::memcached::{MemcachedClient, MemcachedStatus};
 use crate::grant::KeyHash;
 use crate::settings;
 use hostkit::metrics::Counter;
@@ -32,7 +32,7 @@ pub struct SharedCache {
 struct RendezvousNode {
     /// The hash of its name, for rendezvous hashing.
     seed: u64,
-    server: Server,
+    server: MemcachedClient,
 }
 
 impl SharedCache {
@@ -43,7 +43,7 @@ impl SharedCache {
     pub fn new(settings: &settings::MemcachedSettings) -> Result<Self, String> {
         let node = |name: &String| RendezvousNode {
             seed: first_eight(&Sha256::digest(name).into()),
-            server: Server::new(name.clone()),
+            server: MemcachedClient::new(name.clone()),
         };
         let mut secrets = settings.secrets.iter();
         let mut signer = || {
@@ -124,15 +124,15 @@ impl SharedCache {
     }
 
     /// The server that holds a key with this hash.
-    fn server(&self, hash: u64) -> Option<&Server> {
+    fn server(&self, hash: u64) -> Option<&MemcachedClient> {
         let weight = |node: &&RendezvousNode| mix(node.seed ^ hash);
         let node = self.servers.iter().max_by_key(weight)?;
         Some(&node.server)
     }
 
     /// The number of invalid entries, and the counters of each server.
-    pub(super) fn snapshot(&self) -> (u64, Vec<ServerSnapshot>) {
-        let servers = self.servers.iter().map(|node| node.server.snapshot());
+    pub(super) fn snapshot(&self) -> (u64, Vec<MemcachedStatus>) {
+        let servers = self.servers.iter().map(|node| node.server.status());
         (self.invalid_entries.get(), servers.collect())
     }
 }
@@ -167,7 +167,7 @@ mod tests {
         let keys = (0..3_000_u32).map(|number| KeyHash::of(&number.to_be_bytes()));
         keys.map(|key| {
             let (_, hash) = shared.signer.name(&key);
-            shared.server(hash).unwrap().snapshot().name
+            shared.server(hash).unwrap().status().name
         })
         .collect()
     }

@@ -195,10 +195,8 @@ async fn thousand_concurrent_lookups_make_one_backend_request() {
     assert_eq!(fixture.look_up(key(1)).await, "alice");
     assert_eq!(fixture.backend.request_count(), 1);
     let counts = fixture.cache.snapshot();
-    assert_eq!(
-        (counts.misses, counts.hits, counts.questions),
-        (1_000, 1, 1)
-    );
+    let lookups = (counts.misses, counts.coalesced, counts.hits);
+    assert_eq!((lookups, counts.backend_queries), ((1, 999, 1), 1));
 }
 
 #[tokio::test]
@@ -323,7 +321,7 @@ async fn error_is_cached_for_error_ttl() {
     );
     advance(Duration::from_millis(1));
     assert_eq!(fixture.look_up(key(1)).await, "waits");
-    assert_eq!(fixture.cache.snapshot().resting, 1);
+    assert_eq!(fixture.cache.snapshot().cached_errors, 1);
 }
 
 #[tokio::test]
@@ -436,7 +434,7 @@ async fn unknown_keys_evict_no_grants() {
     assert_eq!(fixture.look_up(key(0)).await, "waits");
     assert_eq!(fixture.look_up(key(1)).await, "alice");
     let counts = fixture.cache.snapshot();
-    assert_eq!((counts.known, counts.unknown), (10, 10));
+    assert_eq!((counts.positive_entries, counts.negative_entries), (10, 10));
 }
 
 #[tokio::test]
@@ -448,7 +446,7 @@ async fn lookups_in_flight_are_bounded_and_refreshes_have_their_own_limit() {
         drop(fixture.start_lookup(key(1_000 + number)));
     }
     settle().await;
-    assert_eq!(fixture.cache.snapshot().flights, MAX_LOOKUPS);
+    assert_eq!(fixture.cache.snapshot().queries_in_flight, MAX_LOOKUPS);
     assert_eq!(fixture.look_up(key(3)).await, "error");
     advance(seconds(50));
     assert_eq!(fixture.look_up(key(1)).await, "alice");
@@ -460,7 +458,7 @@ async fn lookups_in_flight_are_bounded_and_refreshes_have_their_own_limit() {
     fixture.backend.respond(key(1_000), UNKNOWN).await;
     fixture.backend.respond(key(1_001), UNKNOWN).await;
     assert_eq!(fixture.look_up(key(3)).await, "waits");
-    assert_eq!(fixture.cache.snapshot().crowded, 1);
+    assert_eq!(fixture.cache.snapshot().rejected_queries, 1);
 }
 
 #[tokio::test]
@@ -470,7 +468,7 @@ async fn panic_of_backend_is_an_error() {
     settle().await;
     fixture.backend.panic(key(1)).await;
     assert_eq!(finish(lookup).await, "error");
-    assert_eq!(fixture.cache.snapshot().flights, 0);
+    assert_eq!(fixture.cache.snapshot().queries_in_flight, 0);
     assert_eq!(fixture.look_up(key(1)).await, "waits");
 }
 

@@ -61,8 +61,8 @@ impl AsyncWrite for ClientStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Only for tunnels. hyper shuts down when it is done, but then the client may still send: `run_session` decides how the
-    /// connection ends.
+    /// Only for tunnels. hyper shuts down when it is done, but then the client may still send: `run_session` decides
+    /// how the connection ends.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.activity.is_tunnel() {
             Pin::new(&mut self.stream).poll_shutdown(cx)

@@ -22,9 +22,9 @@ pub(super) fn has_unread(stream: &TcpStream) -> bool {
     matches!(SockRef::from(stream).peek(&mut byte), Ok(1))
 }
 
-/// Reads and discards what a client still sends. Closing at once would reset the connection, and a client that sends its whole
-/// request before it reads would lose the response (RFC 9112 section 9.6). When connections run short, the one that has
-/// lingered longest is closed.
+/// Reads and discards what a client still sends. Closing at once would reset the connection, and a client that sends
+/// its whole request before it reads would lose the response (RFC 9112 section 9.6). When connections run short, the
+/// one that has lingered longest is closed.
 pub(super) async fn linger(mut stream: TcpStream, thread: &WorkerThread) {
     if SockRef::from(&stream).shutdown(Shutdown::Write).is_err() {
         return;

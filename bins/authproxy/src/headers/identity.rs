@@ -1,7 +1,8 @@
 //! Classes of headers: hop-by-hop, client identity, method override.
 //!
-//! CGI, WSGI and Rack turn header names into variables, with `_` for every character other than letters and digits: to such a
-//! server `X_Auth.Id` is `X-Auth-Id`. So every spelling that maps to the same variable counts as the same header.
+//! CGI, WSGI and Rack turn header names into variables, with `_` for every character other than letters and digits: to
+//! such a server `X_Auth.Id` is `X-Auth-Id`. So every spelling that maps to the same variable counts as the same
+//! header.
 
 use hyper::header::{FORWARDED as STANDARD_FORWARDED, HeaderName};
 
@@ -16,8 +17,8 @@ pub(crate) fn is_identity_header(name: &str) -> bool {
     is_set_by_us(name) || is_set_by_proxies(name)
 }
 
-/// Headers that only authproxy sets. `X-Original-Url` and `X-Rewrite-Url` make some frameworks serve another path than the one
-/// that was authorized.
+/// Headers that only authproxy sets. `X-Original-Url` and `X-Rewrite-Url` make some frameworks serve another path than
+/// the one that was authorized.
 fn is_set_by_us(name: &str) -> bool {
     resembles_prefix(name, "x-auth-")
         || resembles(name, "x-auth")
@@ -44,7 +45,8 @@ pub(crate) fn is_method_override_header(name: &str) -> bool {
         || resembles(name, "x-method-override")
 }
 
-/// Whether a header, in lower case, is removed from requests. Those of a trusted peer stay if they have the exact spelling.
+/// Whether a header, in lower case, is removed from requests. Those of a trusted peer stay if they have the exact
+/// spelling.
 pub(super) fn is_removed_from_request(name: &str, trusted: bool) -> bool {
     match name.as_bytes().first() {
         Some(b'x') => {

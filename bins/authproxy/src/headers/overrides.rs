@@ -15,8 +15,8 @@ const HOST_HEADERS: &[&str] = &[
     "x-http-host-override",
 ];
 
-/// The hosts in headers of a trusted peer. An unreadable one is `?`, which no key allows. An empty member of a list is returned,
-/// because servers differ; a header that is empty as a whole is not.
+/// The hosts in headers of a trusted peer. An unreadable one is `?`, which no key allows. An empty member of a list is
+/// returned, because servers differ; a header that is empty as a whole is not.
 pub(crate) fn host_overrides(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let has_value = |name: &&&str| {
         let mut values = headers.get_all(**name).iter();
@@ -36,8 +36,8 @@ pub(crate) fn host_overrides(headers: &HeaderMap) -> impl Iterator<Item = &str> 
     lists.chain(forwarded)
 }
 
-/// The host in a part of `Forwarded` (RFC 7239 section 4). A quoted text with a separator is in two parts, and neither is a valid
-/// host.
+/// The host in a part of `Forwarded` (RFC 7239 section 4). A quoted text with a separator is in two parts, and neither
+/// is a valid host.
 fn forwarded_host(part: &str) -> Option<&str> {
     let (name, value) = part.split_once('=')?;
     let value = value.trim();

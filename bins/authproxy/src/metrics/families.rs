@@ -5,8 +5,9 @@ use std::time::Duration;
 use hostkit::metrics::{self, Counter, MetricFamily, MetricSamples, labelled};
 
 use super::{NO_ROUTE, StatusCounters};
-use crate::cache::Snapshot;
-use crate::permissions::{BackendStatus, BreakerState, ServerStatus};
+use crate::cache::CacheSnapshot;
+use crate::circuit_breaker::BreakerState;
+use crate::permissions::{BackendStatus, ServerStatus};
 use crate::record::Telemetry;
 use crate::request_error::TruncationReason;
 
@@ -15,7 +16,7 @@ use crate::request_error::TruncationReason;
 pub(crate) struct MetricsSnapshot<'a> {
     pub(crate) telemetry: &'a Telemetry,
     pub(crate) permissions: BackendStatus,
-    pub(crate) cache: Snapshot,
+    pub(crate) cache: CacheSnapshot,
     pub(crate) is_draining: bool,
 }
 
@@ -25,7 +26,7 @@ impl<'a> MetricsSnapshot<'a> {
         Self {
             telemetry,
             permissions: BackendStatus::default(),
-            cache: Snapshot::default(),
+            cache: CacheSnapshot::default(),
             is_draining: false,
         }
     }
@@ -294,7 +295,7 @@ fn permissions(permissions: &BackendStatus) -> Vec<MetricFamily> {
     ]
 }
 
-fn cache(cache: &Snapshot) -> Vec<MetricFamily> {
+fn cache(cache: &CacheSnapshot) -> Vec<MetricFamily> {
     let memcached = cache.servers.iter().flat_map(|server| {
         [
             ([server.name.as_str(), "failure"], server.failures),
@@ -313,7 +314,7 @@ fn cache(cache: &Snapshot) -> Vec<MetricFamily> {
             "Lookups of keys: hit, stale (the backend fails), coalesced (waited for a query in progress), miss (started one) or error (the backend failed a moment ago).",
             counters([
                 (["coalesced"], cache.coalesced),
-                (["error"], cache.resting),
+                (["error"], cache.cached_errors),
                 (["hit"], cache.hits),
                 (["miss"], cache.misses),
                 (["stale"], cache.stale),
@@ -324,10 +325,13 @@ fn cache(cache: &Snapshot) -> Vec<MetricFamily> {
             &["result"],
             "Queries about keys: answered by memcached or a backend, failure, or rejected (too many in progress).",
             counters([
-                (["backend"], cache.questions.saturating_sub(cache.failures)),
-                (["failure"], cache.failures),
-                (["memcached"], cache.shared_hits),
-                (["rejected"], cache.crowded),
+                (
+                    ["backend"],
+                    cache.backend_queries.saturating_sub(cache.failed_queries),
+                ),
+                (["failure"], cache.failed_queries),
+                (["memcached"], cache.memcached_hits),
+                (["rejected"], cache.rejected_queries),
             ]),
         ),
         family(
@@ -335,15 +339,15 @@ fn cache(cache: &Snapshot) -> Vec<MetricFamily> {
             &["kind"],
             "Keys cached in the process: positive, or negative (unknown keys and errors).",
             gauges([
-                (["negative"], gauge(cache.unknown)),
-                (["positive"], gauge(cache.known)),
+                (["negative"], gauge(cache.negative_entries)),
+                (["positive"], gauge(cache.positive_entries)),
             ]),
         ),
         family(
             "authproxy_cache_queries_in_flight",
             &[],
             "Queries about keys in progress.",
-            gauge(cache.flights),
+            gauge(cache.queries_in_flight),
         ),
         family(
             "authproxy_cache_purges_total",
@@ -367,7 +371,7 @@ fn cache(cache: &Snapshot) -> Vec<MetricFamily> {
             "authproxy_memcached_invalid_entries_total",
             &[],
             "Entries of memcached that were expired or not signed with the cache secret.",
-            cache.shared_refused,
+            cache.invalid_entries,
         ),
     ]
 }

@@ -1,7 +1,7 @@
 //! `host[:port]`, in Host and in a target in absolute form.
 //!
-//! Narrower than RFC 3986 3.2.2: no percent-encoding, no `,`, `;` or `@`, no future IP version. Some servers read a list,
-//! a user or a path from a Host with these.
+//! Narrower than RFC 3986 3.2.2: no percent-encoding, no `,`, `;` or `@`, no future IP version. Some servers read a
+//! list, a user or a path from a Host with these.
 
 use std::net::Ipv6Addr;
 

@@ -2,8 +2,8 @@
 
 /// Characters of a token (RFC 9110 5.6.2): methods, header names.
 const TOKEN: u8 = 1;
-/// Characters of a path that all servers read alike: RFC 3986 3.3, and those that clients send without percent-encoding and
-/// hyper's `Uri` accepts.
+/// Characters of a path that all servers read alike: RFC 3986 3.3, and those that clients send without percent-encoding
+/// and hyper's `Uri` accepts.
 const PATH: u8 = 2;
 /// The same of a query (RFC 3986 3.4).
 const QUERY: u8 = 4;
@@ -69,12 +69,11 @@ pub(super) fn is_host(bytes: &[u8]) -> bool {
     !bytes.is_empty() && prefix_length(bytes, HOST) == bytes.len()
 }
 
-/// Finds the end of the line that `scanned` is in: the index of its CR. `scanned` moves behind the CR LF, or to the end of
-/// the bytes when there is no end of line yet.
+/// Finds the end of the line that `scanned` is in: the index of its CR. `scanned` moves behind the CR LF, or to the end
+/// of the bytes when there is no end of line yet.
 ///
-/// # Errors
-/// The line has a control character other than a tab. RFC 9112 2.2 leaves it to the recipient whether a bare LF or CR ends a
-/// line, and RFC 9110 5.5 what to do with a NUL, so servers differ.
+/// # Errors The line has a control character other than a tab. RFC 9112 2.2 leaves it to the recipient whether a bare
+/// LF or CR ends a line, and RFC 9110 5.5 what to do with a NUL, so servers differ.
 pub(super) fn find_line_end(
     bytes: &[u8],
     scanned: &mut usize,

@@ -1,7 +1,7 @@
 //! The framing of a chunked body (RFC 9112 7.1), as it arrives.
 //!
-//! Stricter than RFC 9112: no white space, and only extensions of the form `;name=value` without quotes. `upstream` writes
-//! new chunks, without extensions.
+//! Stricter than RFC 9112: no white space, and only extensions of the form `;name=value` without quotes. `upstream`
+//! writes new chunks, without extensions.
 
 use super::byte_class;
 use super::header_field::HeaderField;

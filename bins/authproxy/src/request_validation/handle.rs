@@ -39,8 +39,9 @@ pub(super) enum ValidationError {
 }
 
 impl ValidatorHandle {
-    /// The error of the request that hyper has just delivered, which then is the substitute. Call it once per request, in
-    /// `Service::call` itself and not in the future it returns: by then hyper may have read the head of the next request.
+    /// The error of the request that hyper has just delivered, which then is the substitute. Call it once per request,
+    /// in `Service::call` itself and not in the future it returns: by then hyper may have read the head of the next
+    /// request.
     #[must_use]
     pub fn take_head_error(&self) -> Option<RequestError> {
         match self.0.error.get() {
@@ -51,8 +52,8 @@ impl ValidatorHandle {
         }
     }
 
-    /// The error of the current body, once reading it fails: its beginning must not become a complete request. hyper still
-    /// sends a response and then closes, but the response itself has to announce that (`Connection: close`).
+    /// The error of the current body, once reading it fails: its beginning must not become a complete request. hyper
+    /// still sends a response and then closes, but the response itself has to announce that (`Connection: close`).
     #[must_use]
     pub fn body_error(&self) -> Option<RequestError> {
         match self.0.error.get() {
@@ -74,8 +75,8 @@ impl ValidatorHandle {
         (self.0.read.load(Relaxed), self.0.written.load(Relaxed))
     }
 
-    /// Passes bytes without validation from now on: to be called before `101 Switching Protocols` is handed to hyper. Does
-    /// nothing after an error.
+    /// Passes bytes without validation from now on: to be called before `101 Switching Protocols` is handed to hyper.
+    /// Does nothing after an error.
     pub(crate) fn begin_tunnel(&self) {
         self.0.tunnel.store(true, Relaxed);
     }

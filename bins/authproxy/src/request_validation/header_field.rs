@@ -32,8 +32,8 @@ impl<'a> HeaderField<'a> {
         self.name.eq_ignore_ascii_case(name.as_bytes())
     }
 
-    /// Whether a server that turns headers into variables (CGI, WSGI, PHP) takes this name for `name`, which has only letters
-    /// and hyphens: such servers replace hyphens, and other special characters, by underscores.
+    /// Whether a server that turns headers into variables (CGI, WSGI, PHP) takes this name for `name`, which has only
+    /// letters and hyphens: such servers replace hyphens, and other special characters, by underscores.
     pub(super) fn resembles(&self, name: &str) -> bool {
         self.name.len() == name.len() && self.prefix_resembles(name)
     }
@@ -45,8 +45,8 @@ impl<'a> HeaderField<'a> {
         self.name.len() >= name.len() && self.name.iter().zip(name.as_bytes()).all(same)
     }
 
-    /// Whether the name is allowed in trailers (RFC 9110 6.5.1): some servers merge trailers into the headers, where it could
-    /// change framing, routing or the client's identity.
+    /// Whether the name is allowed in trailers (RFC 9110 6.5.1): some servers merge trailers into the headers, where it
+    /// could change framing, routing or the client's identity.
     pub(super) fn is_allowed_trailer(&self) -> bool {
         const NAMES: &[&str] = &[
             "authorization",

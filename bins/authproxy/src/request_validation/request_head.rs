@@ -1,7 +1,7 @@
 //! The head of a request, line by line as it arrives.
 //!
-//! Owns the request line, which headers may occur together, and the framing that they declare. Every line is validated once,
-//! when its CR LF has arrived, so the error does not depend on how the head was split into packets.
+//! Owns the request line, which headers may occur together, and the framing that they declare. Every line is validated
+//! once, when its CR LF has arrived, so the error does not depend on how the head was split into packets.
 
 use std::ops::Range;
 
@@ -13,8 +13,8 @@ use crate::request_error::RequestError;
 /// The most header lines of a head, and of trailers: hyper's limit.
 pub(super) const MAX_LINES: usize = 100;
 
-/// IANA's registry of methods (RFC 9110 section 16.1). Methods are case-sensitive, yet some servers read `post` as `POST`, to
-/// which other rules may apply.
+/// IANA's registry of methods (RFC 9110 section 16.1). Methods are case-sensitive, yet some servers read `post` as
+/// `POST`, to which other rules may apply.
 const METHODS: &[&str] = &[
     "ACL",
     "BASELINE-CONTROL",
@@ -100,8 +100,8 @@ impl HeadScanner {
         }
     }
 
-    /// Continues with a head. The bytes begin with the head and are at least those of the call before; returns None while
-    /// they do not have its end.
+    /// Continues with a head. The bytes begin with the head and are at least those of the call before; returns None
+    /// while they do not have its end.
     pub(super) fn scan(
         &mut self,
         bytes: &[u8],
@@ -206,8 +206,8 @@ impl HeadScanner {
         }
     }
 
-    /// RFC 9112 3.2: exactly one; 3.2.2: equal to the target's authority, if that has one. An empty Host is for targets without
-    /// an authority, which no http URL is.
+    /// RFC 9112 3.2: exactly one; 3.2.2: equal to the target's authority, if that has one. An empty Host is for targets
+    /// without an authority, which no http URL is.
     fn scan_host(&mut self, bytes: &[u8], value: &[u8]) -> Result<(), RequestError> {
         if std::mem::replace(&mut self.has_host, true) {
             return invalid("Host was sent more than once");
@@ -223,8 +223,8 @@ impl HeadScanner {
         }
     }
 
-    /// RFC 9112 6.2, 6.3: one decimal number. Leading zeros are invalid because some servers read them as octal, and numbers
-    /// above 63 bits because some servers use signed integers.
+    /// RFC 9112 6.2, 6.3: one decimal number. Leading zeros are invalid because some servers read them as octal, and
+    /// numbers above 63 bits because some servers use signed integers.
     fn scan_content_length(&mut self, value: &[u8]) -> Result<(), RequestError> {
         match self.body {
             Some(BodyFraming::Length(_)) => {
@@ -286,8 +286,8 @@ fn invalid<T>(rule: &'static str) -> Result<T, RequestError> {
     Err(RequestError::InvalidRequest(rule))
 }
 
-/// RFC 9110 7.6.1: the headers that Connection names are for this hop only. A proxy that strips a framing header would make
-/// the next server guess.
+/// RFC 9110 7.6.1: the headers that Connection names are for this hop only. A proxy that strips a framing header would
+/// make the next server guess.
 fn check_connection(value: &[u8]) -> Result<(), RequestError> {
     let framing: [&[u8]; 3] = [b"content-length", b"host", b"transfer-encoding"];
     let mut options = value.split(|byte| *byte == b',').map(trim);

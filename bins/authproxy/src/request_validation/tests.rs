@@ -1,5 +1,5 @@
-//! The validator alone: what it passes and what it refuses, however the bytes arrive. `rules` runs the bytes of `cases`;
-//! `hyper_server` has hyper behind the validator.
+//! The validator alone: what it passes and what it refuses, however the bytes arrive. `rules` runs the bytes of
+//! `cases`; `hyper_server` has hyper behind the validator.
 
 mod cases;
 mod hyper_server;

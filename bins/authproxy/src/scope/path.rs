@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::iter;
 
+use crate::percent::leading_escape;
+
 /// A path whose segments are the same for all servers.
 #[derive(Debug)]
 pub(super) struct UnambiguousPath<'a> {
@@ -115,13 +117,13 @@ fn decode_percent(path: &[u8]) -> Option<(Vec<u8>, bool)> {
     let mut is_unnecessary = false;
     let mut rest = path;
     while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
         if byte != b'%' {
             decoded.push(byte);
+            rest = tail;
             continue;
         }
-        let byte = decode_escape(rest)?;
-        rest = rest.get(2..)?;
+        let byte = leading_escape(rest)?;
+        rest = rest.get(3..)?;
         if matches!(byte, b'/' | b'\\' | b'?' | b'#' | 0) {
             return None;
         }
@@ -129,13 +131,6 @@ fn decode_percent(path: &[u8]) -> Option<(Vec<u8>, bool)> {
         decoded.push(byte);
     }
     // The digits of an escape may have been encoded themselves.
-    let mut signs = decoded.split(|byte| *byte == b'%').skip(1);
-    let is_double = signs.any(|rest| decode_escape(rest).is_some());
+    let is_double = (0..decoded.len()).any(|at| leading_escape(&decoded[at..]).is_some());
     (!is_double).then_some((decoded, is_unnecessary))
-}
-
-/// The byte of two hex digits.
-fn decode_escape(digits: &[u8]) -> Option<u8> {
-    let digit = |at: usize| (*digits.get(at)? as char).to_digit(16);
-    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
 }

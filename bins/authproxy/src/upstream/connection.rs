@@ -12,7 +12,7 @@ use std::thread::LocalKey;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
-use super::stream::UpstreamStream;
+use super::socket::UpstreamSocket;
 use crate::record::Telemetry;
 
 /// The size of a read at first: larger than most responses. A read that does not fill the buffer tells tokio that the
@@ -36,7 +36,7 @@ fn recycle(buffer: &mut BytesMut, to: &'static LocalKey<Cell<BytesMut>>) {
 }
 
 pub(super) struct UpstreamConnection {
-    stream: UpstreamStream,
+    stream: UpstreamSocket,
     /// Bytes that were received and not consumed.
     pub(super) input: BytesMut,
     output: BytesMut,
@@ -49,7 +49,7 @@ pub(super) struct UpstreamConnection {
 }
 
 impl UpstreamConnection {
-    pub(super) fn new(stream: UpstreamStream, telemetry: Arc<Telemetry>) -> Self {
+    pub(super) fn new(stream: UpstreamSocket, telemetry: Arc<Telemetry>) -> Self {
         Self {
             stream,
             input: BytesMut::new(),
@@ -122,7 +122,7 @@ impl UpstreamConnection {
     }
 
     /// The socket, and the input that was not consumed.
-    pub(super) fn into_parts(self) -> (UpstreamStream, Bytes) {
+    pub(super) fn into_parts(self) -> (UpstreamSocket, Bytes) {
         (self.stream, self.input.freeze())
     }
 }
@@ -152,7 +152,7 @@ mod tests {
     #[tokio::test]
     async fn closed_connection_is_stale_to_the_kernel_before_the_runtime_learns_of_it() {
         let (here, there) = UnixStream::pair().unwrap();
-        let mut connection = UpstreamConnection::new(UpstreamStream::Unix(here), Arc::default());
+        let mut connection = UpstreamConnection::new(UpstreamSocket::Unix(here), Arc::default());
         assert!(!connection.is_stale(true));
         // Nothing is awaited from here on, so the runtime learns nothing.
         drop(there);
@@ -163,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_without_a_request_make_a_connection_stale() {
         let (here, there) = UnixStream::pair().unwrap();
-        let mut connection = UpstreamConnection::new(UpstreamStream::Unix(here), Arc::default());
+        let mut connection = UpstreamConnection::new(UpstreamSocket::Unix(here), Arc::default());
         there.try_write(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
         tokio::task::yield_now().await;
         assert!(connection.is_stale(true));

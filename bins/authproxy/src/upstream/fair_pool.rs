@@ -4,8 +4,8 @@
 //!
 //! * A key may use as many connections as it likes, but a tenth of the pool is reserved for keys that hold less than a
 //!   twentieth of it: a greedy key leaves room for those that need few.
-//! * A free connection goes to the queued key that holds the fewest, and among equals to the one that has waited longest.
-//!   Requests of one key are served in their order.
+//! * A free connection goes to the queued key that holds the fewest, and among equals to the one that has waited
+//!   longest. Requests of one key are served in their order.
 //! * The queue is as long as the pool is large. A key may fill half of it.
 
 use std::collections::{HashMap, VecDeque};

@@ -69,8 +69,8 @@ impl RequestWriter {
         to.put_slice(b"\r\n");
     }
 
-    /// Whether a request has to be the last of its connection: it has a body where none is expected. A server that leaves
-    /// the body unread would take it for the next request, which was never authorized.
+    /// Whether a request has to be the last of its connection: it has a body where none is expected. A server that
+    /// leaves the body unread would take it for the next request, which was never authorized.
     pub(super) fn is_last(&self, method: &Method) -> bool {
         self.remaining != RemainingBody::Complete && !expects_body(method)
     }

@@ -155,7 +155,8 @@ struct ResponseFraming {
 }
 
 impl ResponseFraming {
-    /// Reads one header; returns whether to keep it. Headers of this connection only, and a repeated length, are dropped.
+    /// Reads one header; returns whether to keep it. Headers of this connection only, and a repeated length, are
+    /// dropped.
     fn read_header(
         &mut self,
         name: &HeaderName,
@@ -199,8 +200,8 @@ impl ResponseFraming {
         self.chunked || self.other_coding
     }
 
-    /// Whether a response that must not have a body may have one. gunicorn sends the application's body in response to HEAD,
-    /// too: on a reused connection it would be read as the response to another client's request.
+    /// Whether a response that must not have a body may have one. gunicorn sends the application's body in response to
+    /// HEAD, too: on a reused connection it would be read as the response to another client's request.
     fn may_have_unexpected_body(&self, body: BodyDecoder, status: StatusCode) -> bool {
         let is_bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
         let is_empty = match self.length {
@@ -341,8 +342,8 @@ fn read_trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, InvalidRespo
     Ok(Some(trailers))
 }
 
-/// The body of a fuzz target: any bytes as a response. How they are split into reads makes no difference, and an incomplete
-/// response is never taken for a complete one.
+/// The body of a fuzz target: any bytes as a response. How they are split into reads makes no difference, and an
+/// incomplete response is never taken for a complete one.
 pub fn fuzz_response(bytes: &[u8]) {
     for method in [Method::GET, Method::HEAD] {
         let whole = read_split(bytes, bytes.len().max(1), &method);
@@ -351,8 +352,8 @@ pub fn fuzz_response(bytes: &[u8]) {
     }
 }
 
-/// Status, body and keep-alive of a response that arrives in parts of `step` bytes; None if it is incomplete at the end of
-/// the connection.
+/// Status, body and keep-alive of a response that arrives in parts of `step` bytes; None if it is incomplete at the end
+/// of the connection.
 fn read_split(
     bytes: &[u8],
     step: usize,

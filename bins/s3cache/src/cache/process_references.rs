@@ -185,7 +185,7 @@ fn stands_in(word: &[u8], folder: &[u8]) -> bool {
         word.len() == 64 && (folder == b"blobs" || folder.len() == 2 && word.starts_with(folder));
     let unpacked = word.len() >= 40 && UNPACKED.iter().any(|name| folder == name.as_bytes());
     let short = word.len() >= 8 && folder == b"s";
-    (blob || unpacked || short) && word.iter().all(u8::is_ascii_hexdigit)
+    (blob || unpacked || short) && hostkit::hex::is_hex(word)
 }
 
 #[cfg(test)]

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_smithy_types::base64;
+use hostkit::tls::{client_config, pem_certificates, pem_roots, system_roots};
 use hostkit::{Exit, Failure};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
+use rustls::RootCertStore;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::OnceCell;
 
 use super::file::blocking;
@@ -24,7 +26,7 @@ use super::{
 };
 use crate::environment::EnvironmentVariables;
 use crate::named_file::NamedFile;
-use crate::settings::Access;
+use crate::settings::StoreAccess;
 use crate::source::ArtifactSource;
 
 /// How long a connection may take to come up, TLS included.
@@ -48,7 +50,7 @@ impl HttpStore {
     ///
     /// # Errors
     /// A certificate file cannot be read or used (exit 78).
-    pub(super) fn new(access: &Access) -> Result<Self, Failure> {
+    pub(super) fn new(access: &StoreAccess) -> Result<Self, Failure> {
         let proxies = Arc::new(ProxyRules::of(&EnvironmentVariables::of_process()));
         let rules = proxies.clone();
         let through =
@@ -291,28 +293,23 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     attempt.follow()
 }
 
-fn tls(access: &Access) -> Result<rustls::ClientConfig, Failure> {
+fn tls(access: &StoreAccess) -> Result<rustls::ClientConfig, Failure> {
     let roots = match &access.ca_file {
         Some(file) => authorities(file)?.0,
         None => {
             check_system_authorities()?;
-            let mut roots = rustls::RootCertStore::empty();
-            // One broken certificate among the system's many is not our reader's problem.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            roots
+            // Plain HTTP needs none.
+            system_roots().unwrap_or_else(|_| RootCertStore::empty())
         }
     };
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Failure::new(Exit::CONFIG, "cannot set up TLS").because(error))?
-        .with_root_certificates(roots);
+    let builder = client_config(roots)?;
     let Some((chain, key)) = &access.client_cert else {
         return Ok(builder.with_no_client_auth());
     };
     let secret =
         PrivateKeyDer::from_pem_slice(&key.read()?).map_err(|error| key.unusable(PEM, error))?;
-    let certificates = certificates(chain, &chain.read()?)?;
+    let certificates =
+        pem_certificates(&chain.read()?).map_err(|error| chain.unusable(PEM, error))?;
     let config = builder.with_client_auth_cert(certificates, secret);
     config.map_err(|error| chain.unusable(PEM, error))
 }
@@ -332,22 +329,10 @@ pub(super) fn check_system_authorities() -> Result<(), Failure> {
 ///
 /// # Errors
 /// It cannot be read, or is not a file of certificates (exit 78).
-pub(super) fn authorities(file: &NamedFile) -> Result<(rustls::RootCertStore, Vec<u8>), Failure> {
+pub(super) fn authorities(file: &NamedFile) -> Result<(RootCertStore, Vec<u8>), Failure> {
     let pem = file.read()?;
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates(file, &pem)? {
-        let added = roots.add(certificate);
-        added.map_err(|error| file.unusable(PEM, error))?;
-    }
+    let roots = pem_roots(&pem).map_err(|error| file.unusable(PEM, error))?;
     Ok((roots, pem))
-}
-
-fn certificates(file: &NamedFile, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match parsed.map_err(|error| file.unusable(PEM, error))? {
-        none if none.is_empty() => Err(file.unusable(PEM, "there is no certificate in it")),
-        found => Ok(found),
-    }
 }
 
 /// The header of a login (RFC 7617). Its bytes are sent as they stand in the file.
@@ -510,9 +495,9 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("ca.pem");
         std::fs::write(&file, "not a certificate").unwrap();
-        let access = Access {
+        let access = StoreAccess {
             ca_file: Some(NamedFile::new(file, "--ca-file")),
-            ..Access::default()
+            ..StoreAccess::default()
         };
         let failure = HttpStore::new(&access).unwrap_err();
         assert_eq!(failure.exit(), Exit::CONFIG);

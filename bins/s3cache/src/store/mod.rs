@@ -23,7 +23,7 @@ use hostkit::failure::is_out_of_resources;
 use hostkit::{Exit, Failure};
 pub(crate) use preflight::check;
 
-use crate::settings::Access;
+use crate::settings::StoreAccess;
 use crate::source::ArtifactSource;
 
 /// A future of one runtime thread.
@@ -234,7 +234,7 @@ pub(crate) trait ObjectStore {
 /// A certificate file cannot be used, or the AWS configuration cannot be loaded.
 pub(crate) async fn open(
     source: &ArtifactSource,
-    access: &Access,
+    access: &StoreAccess,
     timeout: Duration,
 ) -> Result<Box<dyn ObjectStore>, Failure> {
     Ok(match source {

@@ -7,7 +7,7 @@ use super::netrc::NetrcFile;
 use super::proxy::ProxyRules;
 use super::{StoreError, http, s3};
 use crate::environment::EnvironmentVariables;
-use crate::settings::Access;
+use crate::settings::StoreAccess;
 use crate::source::ArtifactSource;
 
 /// URLs of a host that `NO_PROXY` names only by `*`.
@@ -19,7 +19,7 @@ const AWS: &str = "https://s3.amazonaws.com";
 ///
 /// # Errors
 /// A file of certificates, tokens or logins, the AWS configuration or a proxy cannot be used (exit 78).
-pub(crate) fn check(access: &Access, sources: &[ArtifactSource]) -> Result<(), Failure> {
+pub(crate) fn check(access: &StoreAccess, sources: &[ArtifactSource]) -> Result<(), Failure> {
     http::HttpStore::new(access)?;
     let is_http = |source: &ArtifactSource| matches!(source, ArtifactSource::Http(_));
     if sources.is_empty() || sources.iter().any(is_http) {
@@ -37,7 +37,7 @@ pub(crate) fn check(access: &Access, sources: &[ArtifactSource]) -> Result<(), F
 }
 
 /// The URLs that sources are asked at; for S3 that of the service.
-fn urls(access: &Access, sources: &[ArtifactSource]) -> Result<Vec<Url>, Failure> {
+fn urls(access: &StoreAccess, sources: &[ArtifactSource]) -> Result<Vec<Url>, Failure> {
     if sources.is_empty() {
         return Ok(ANY_HOST.iter().flat_map(|url| Url::parse(url)).collect());
     }

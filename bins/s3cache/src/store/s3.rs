@@ -32,7 +32,7 @@ use super::{
 use crate::environment::EnvironmentVariables;
 use crate::named_file::NamedFile;
 use crate::s3_access::S3Access;
-use crate::settings::Access;
+use crate::settings::StoreAccess;
 use crate::source::ArtifactSource;
 use error_mapping::{NOT_S3, explain};
 
@@ -58,7 +58,7 @@ impl S3Store {
     ///
     /// # Errors
     /// The AWS configuration or the CA file cannot be used (exit 78), or the profile signs in through a browser (exit 77).
-    pub(crate) async fn new(access: &Access, timeout: Duration) -> Result<Self, Failure> {
+    pub(crate) async fn new(access: &StoreAccess, timeout: Duration) -> Result<Self, Failure> {
         let s3 = access.s3()?;
         if let Some(sign_in) = s3.sign_in.filter(|_| !access.no_sign_request) {
             let (profile, command) = (&s3.profile, "aws configure export-credentials");
@@ -136,7 +136,9 @@ impl S3Store {
             .put_object()
             .bucket(bucket)
             .key(key)
-            .checksum_sha256(base64::encode(unhex(sha256)))
+            .checksum_sha256(base64::encode(
+                hostkit::hex::decode(sha256).unwrap_or_default(),
+            ))
             .set_if_none_match(only_new.then(|| "*".to_owned()))
             .body(body)
             .send()
@@ -240,7 +242,7 @@ fn trust(s3: &S3Access, is_signed: bool) -> Result<tls::TlsContext, Failure> {
 ///
 /// # Errors
 /// As [`S3Store::new`].
-pub(super) fn check(access: &Access) -> Result<(), Failure> {
+pub(super) fn check(access: &StoreAccess) -> Result<(), Failure> {
     trust(access.s3()?, !access.no_sign_request).map(drop)
 }
 
@@ -492,13 +494,6 @@ fn checksum(output: &HeadObjectOutput) -> Option<ObjectChecksum> {
 fn is_multipart(etag: &str) -> bool {
     let parts = etag.trim_matches('"').rsplit_once('-');
     parts.is_some_and(|(_, parts)| !parts.is_empty() && parts.bytes().all(|b| b.is_ascii_digit()))
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    text.as_bytes()
-        .chunks(2)
-        .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
 }
 
 #[cfg(test)]

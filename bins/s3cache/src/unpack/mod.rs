@@ -148,7 +148,7 @@ impl TargetState {
         let marker = dir.read(MARKER, MARKER_LIMIT).unwrap_or_default();
         match marker.trim_ascii() {
             marker if marker == sha256.as_bytes() && !marker.is_empty() => Ok(Self::UpToDate),
-            marker if !marker.is_empty() && marker.iter().all(u8::is_ascii_hexdigit) => {
+            marker if !marker.is_empty() && hostkit::hex::is_hex(marker) => {
                 Ok(Self::Replaceable(dir))
             }
             _ => Err(Failure::new(

@@ -118,7 +118,7 @@ fn is_ours(name: &OsStr) -> bool {
         && end.is_some_and(|(pid, number)| {
             !(pid.is_empty() || number.is_empty())
                 && pid.bytes().all(|byte| byte.is_ascii_digit())
-                && number.bytes().all(|byte| byte.is_ascii_hexdigit())
+                && hostkit::hex::is_hex(number)
         })
 }
 

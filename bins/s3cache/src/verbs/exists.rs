@@ -10,7 +10,7 @@ use crate::store::{self, GetRequest, HeadResponse, StoreErrorKind};
 
 /// Flags of `s3cache exists`.
 #[derive(Debug, clap::Args)]
-pub struct ExistsArgs {
+pub(crate) struct ExistsArgs {
     /// The artifact
     source: String,
     /// Print its size and entity tag as JSON

@@ -22,7 +22,7 @@ use crate::unpack;
 
 /// Flags of `s3cache gc`.
 #[derive(Debug, clap::Args)]
-pub struct GcArgs {
+pub(crate) struct GcArgs {
     /// Also remove artifacts that were not used for so long, even those of the last hour; less than 1h also shortens
     /// the hour after their start for which unpacked pexes stay
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]

@@ -16,7 +16,7 @@ use crate::settings::Settings;
 
 /// Flags of `s3cache ls`.
 #[derive(Debug, clap::Args)]
-pub struct LsArgs {
+pub(crate) struct LsArgs {
     /// Only these: a source, a file name, the first 8 or more digits of a digest, or the path of a cached artifact. A
     /// prefix that ends in a slash is listed in its store: s3://bucket/prefix/
     #[arg(value_name = "WHAT")]

@@ -22,7 +22,7 @@ use crate::verification;
 
 /// Flags of `s3cache put`.
 #[derive(Debug, clap::Args)]
-pub struct PutArgs {
+pub(crate) struct PutArgs {
     /// The file to publish
     file: PathBuf,
     /// Where to: s3://bucket/key, bucket/key or file:///path; with a slash at its end the file's name is added
@@ -151,7 +151,7 @@ async fn compare(
     let meta = meta.map_err(|error| unknown(error.into()))?;
     let digest = match meta.checksum {
         _ if meta.size != Some(size) => None,
-        Some(ObjectChecksum::Sha256(found)) => Some(digest::hex(&found)),
+        Some(ObjectChecksum::Sha256(found)) => Some(hostkit::hex::encode(&found)),
         _ => match sidecar::ask(store, dest, name).await {
             Ok(SidecarDigest::Sha256(found)) => Some(found),
             // Its publisher was killed before it wrote one, or is about to.
@@ -183,5 +183,5 @@ async fn read_digest(
     while let Some(piece) = body.next().await? {
         hasher.update(&piece);
     }
-    Ok(digest::hex(&hasher.finalize()))
+    Ok(hostkit::hex::encode(&hasher.finalize()))
 }

@@ -10,7 +10,7 @@ use crate::settings::Settings;
 
 /// Flags of `s3cache rm`.
 #[derive(Debug, clap::Args)]
-pub struct RmArgs {
+pub(crate) struct RmArgs {
     /// What to remove: a source, a file name, the first 8 or more digits of a digest, or the path of a cached
     /// artifact
     #[arg(value_name = "WHAT", required = true)]

@@ -11,7 +11,7 @@ use crate::settings::Settings;
 
 /// Flags of `s3cache stats`.
 #[derive(Debug, clap::Args)]
-pub struct StatsArgs {
+pub(crate) struct StatsArgs {
     /// Print one JSON object per user
     #[arg(long)]
     json: bool,

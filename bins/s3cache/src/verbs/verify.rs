@@ -15,7 +15,7 @@ use crate::settings::Settings;
 
 /// Flags of `s3cache verify`.
 #[derive(Debug, clap::Args)]
-pub struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// Only these: a source, a file name, the first 8 or more digits of a digest, or the path of a cached artifact
     #[arg(value_name = "WHAT")]
     what: Vec<String>,

@@ -392,16 +392,3 @@ pub(super) fn join(path: &str, key: &str) -> String {
         format!("{path}.{key}")
     }
 }
-
-/// The word of `known` that `wrong` most likely stands for.
-pub(super) fn nearest<'k>(
-    wrong: &str,
-    known: impl IntoIterator<Item = &'k str>,
-) -> Option<&'k str> {
-    known
-        .into_iter()
-        .map(|word| (strsim::jaro_winkler(wrong, word), word))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, word)| word)
-}

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::context::{Context, Kind, Map, join, nearest};
+use hostkit::suggestion::nearest;
+
+use super::context::{Context, Kind, Map, join};
 use super::keys;
 use super::tree::{At, Node, Value};
 use crate::model::{safe_host, safe_name, shown};

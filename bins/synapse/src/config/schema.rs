@@ -1,7 +1,8 @@
 //! What a declaration of keys is, and what is made of it: suggestions and the operator's reference. The declarations
 //! themselves are in [`super::keys`].
 
-use super::context::nearest;
+use hostkit::suggestion::nearest;
+
 use super::keys::SECTIONS;
 
 /// The keys of one kind of map.

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hostkit::failure::format_chain;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -17,7 +18,7 @@ use super::bindings::{Bind, binds};
 use super::check::{check, check_command};
 use super::files::{File, Old, beside};
 use super::info::Info;
-use super::outcome::{Applied, ApplyError, Cause, Clock, Outcome, Step, with_causes};
+use super::outcome::{Applied, ApplyError, Cause, Clock, Outcome, Step};
 use super::reload::{ReloadError, Way};
 use super::verify::{self, VerifyError};
 use super::{Socket, limits, processes, server_state};
@@ -210,7 +211,7 @@ impl Run<'_> {
         clock.begin(Step::RollBack);
         let text = old.text.clone();
         if let Err(cause) = write(&self.config, &text, Some(old.clone())).await {
-            return Outcome::Broken(with_causes(&cause));
+            return Outcome::Broken(format_chain(&cause));
         }
         let before = self.running.as_ref().map(|info| info.pid);
         let now = self.answering(before).await;
@@ -219,15 +220,15 @@ impl Run<'_> {
             return Outcome::PutBack;
         }
         if let Err(cause) = self.keep_states(&old.text).await {
-            return Outcome::Broken(with_causes(&cause));
+            return Outcome::Broken(format_chain(&cause));
         }
         if let Err(error) = self.reload().await {
-            return Outcome::Broken(with_causes(&error));
+            return Outcome::Broken(format_chain(&error));
         }
         if let Some(stats) = &self.stats {
             let deadline = self.change.deadlines.verify;
             if let Err(error) = verify::worker(stats, now, None, deadline).await {
-                return Outcome::Broken(with_causes(&error));
+                return Outcome::Broken(format_chain(&error));
             }
         }
         Outcome::Reloaded

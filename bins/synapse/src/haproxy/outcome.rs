@@ -188,15 +188,3 @@ impl<'a> Clock<'a> {
         self.phases
     }
 }
-
-/// An error and its causes on one line.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use hostkit::hex;
 use sha1::Digest as _;
 use sha1::Sha1;
 
@@ -17,7 +18,6 @@ use crate::membership::{Admin, Occupant, Roster};
 use crate::model::{self, Backend};
 use crate::settings::{CookieValue, Order};
 
-use super::hex;
 use super::words::MAX_WORDS;
 
 /// No service gets more slots than this.
@@ -246,7 +246,7 @@ pub(super) fn named<'a>(
         let cookie = match naming.cookie {
             None => String::new(),
             Some(CookieValue::Name) => format!("cookie {name}"),
-            Some(CookieValue::Hash) => format!("cookie {}", hex(&Sha1::digest(name))),
+            Some(CookieValue::Hash) => format!("cookie {}", hex::encode(&Sha1::digest(name))),
         };
         let options = expanded(naming.options, &occupant.backend, name);
         let options = [cookie.as_str(), &options, &own.options];

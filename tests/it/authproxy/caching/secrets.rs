@@ -33,7 +33,7 @@ fn hosts_share_entries_during_secret_rotation() {
             let asked = world.engine.request_count();
             let host = world.host_with_secrets(SETTINGS, reader);
             assert_eq!(world.lookup(&host, key(1)), Some(true));
-            assert_eq!(host.snapshot().shared_refused, 0);
+            assert_eq!(host.snapshot().invalid_entries, 0);
             Some(world.engine.request_count() == asked)
         };
         match (is_found(), finds) {
@@ -136,10 +136,14 @@ fn role_reads_secret_through_supplementary_group_or_acl() {
                 .status();
             assert!(set.unwrap().success(), "{acl}");
         }
-        let told = job(ROLE, groups, &secret);
-        let said = format!("{}{}", told.stdout, told.stderr);
-        assert!(said.contains(says), "{mode:o} {acl} {groups}: {said}");
-        assert_eq!(told.code, if says == reads { 0 } else { 78 }, "{said}");
+        let outcome = job(ROLE, groups, &secret);
+        let message = format!("{}{}", outcome.stdout, outcome.stderr);
+        assert!(message.contains(says), "{mode:o} {acl} {groups}: {message}");
+        assert_eq!(
+            outcome.code,
+            if says == reads { 0 } else { 78 },
+            "{message}"
+        );
         std::fs::remove_file(&secret).unwrap();
     }
 }

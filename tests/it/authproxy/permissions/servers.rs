@@ -370,9 +370,7 @@ fn live_configuration_may_appear_later_and_change() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("liveconf.yaml");
     let say = |text: String| {
-        let part = temp.path().join("part");
-        std::fs::write(&part, text).unwrap();
-        std::fs::rename(part, &path).unwrap();
+        hostkit_tests::replace_file(&path, text.as_bytes());
     };
     block_on(async {
         let liveconf = Arc::new(LiveconfBackend::open(&path));

@@ -52,7 +52,7 @@ fn new_key_is_shown_once_and_its_entry_admits_it() {
     std::fs::write(&file, format!("keys:\n{entry}- {other_entry}\n")).unwrap();
 
     let engine = ["--acl-file", file.to_str().unwrap()];
-    let told = check(&engine, &["--json"], &format!("{key}\n")).exits(0);
+    let outcome = check(&engine, &["--json"], &format!("{key}\n")).exits(0);
     let expected = json!({
         "known": true, "allowed": true, "error": null, "required_rights": null, "route": null, "sha256": hash_key(key),
         "grant": {
@@ -60,7 +60,7 @@ fn new_key_is_shown_once_and_its_entry_admits_it() {
             "methods": ["GET"], "expires": "2999-01-31T00:00:00Z",
         },
     });
-    assert_eq!(parsed(&told), expected);
+    assert_eq!(parsed(&outcome), expected);
     let other = check(&engine, &[], secret_of(&other.stderr)).exits(0);
     assert!(other.stdout.starts_with("id: key-"), "{}", other.stdout);
     assert!(other.stdout.ends_with(

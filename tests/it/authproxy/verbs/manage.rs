@@ -123,13 +123,13 @@ fn keys_are_added_listed_rotated_and_revoked_in_file() {
         .key(&["rotate", "alice", "--keep", "24h", "--json"])
         .exits(0);
     let second = secret_of(&rotated.stderr).to_owned();
-    let told = parsed(&rotated);
+    let outcome = parsed(&rotated);
     assert_eq!(
-        (&told["entry"]["id"], &told["entry"]["sha256"]),
+        (&outcome["entry"]["id"], &outcome["entry"]["sha256"]),
         (&json!("alice"), &json!(hash_key(&second)))
     );
     let old = file.check_key("first", 0);
-    let end = format!("expires: {}\n", told["keep_until"].as_str().unwrap());
+    let end = format!("expires: {}\n", outcome["keep_until"].as_str().unwrap());
     assert!(old.stdout.contains(&end), "{}", old.stdout);
     assert!(
         file.check_key(&second, 0)
@@ -183,10 +183,11 @@ fn rotation_keeps_expiry_of_key() {
     );
     file.check_key(secret_of(&new.stderr), 0);
     let next = file.key(&["rotate", "a"]).exits(0);
-    let told = file.check_key(secret_of(&next.stderr), 0).stdout;
+    let outcome = file.check_key(secret_of(&next.stderr), 0).stdout;
     assert!(
-        told.contains("hosts: example.com\n") && told.contains("expires: 2099-01-01T00:00:00Z\n"),
-        "{told}"
+        outcome.contains("hosts: example.com\n")
+            && outcome.contains("expires: 2099-01-01T00:00:00Z\n"),
+        "{outcome}"
     );
     let over = KeyListFile::new(&format!(
         "keys:\n{}  expires: 2001-01-01\n",
@@ -217,13 +218,13 @@ fn edit_keeps_owner_mode_acl_and_links() {
         .unwrap();
     assert!(set.success());
     let access = || {
-        let told = Command::new("getfacl")
+        let outcome = Command::new("getfacl")
             .args(["-cpn"])
             .arg(&file.path)
             .output()
             .unwrap();
         let metadata = file.path.metadata().unwrap();
-        let shown = String::from_utf8(told.stdout).unwrap();
+        let shown = String::from_utf8(outcome.stdout).unwrap();
         (metadata.uid(), metadata.gid(), metadata.mode(), shown)
     };
     let before = access();

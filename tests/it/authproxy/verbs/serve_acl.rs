@@ -149,8 +149,8 @@ fn serve_acl_answers_only_key_queries() {
             413,
         ),
     ] {
-        let (found, said) = engine.exchange(method, path, &body);
-        assert_eq!(found, status, "{method} {path} {body}: {said}");
+        let (found, output) = engine.exchange(method, path, &body);
+        assert_eq!(found, status, "{method} {path} {body}: {output}");
     }
     let server = format!("--acl-server={}", engine.url());
     check(&[&server], &["--right=write"], "key").exits(0);
@@ -169,14 +169,33 @@ fn serve_acl_answers_only_key_queries() {
     let status: Value = serde_json::from_str(&get("/status")).unwrap();
     assert_eq!(status["file"]["entries"], 1);
     assert_eq!(
-        status["questions"],
-        json!({"known": 3, "unknown": 1, "refused": 8})
+        status["queries"],
+        json!({"known": 3, "unknown": 1, "invalid": 8})
     );
     let metrics = get("/metrics");
     assert!(
         metrics.contains("authproxy_acl_queries_total{result=\"known\"} 3\n"),
         "{metrics}"
     );
+}
+
+#[test]
+fn serve_acl_keeps_connection_open_between_queries() {
+    let (_temp, file) = acl(&[("key", &["all"])]);
+    let engine = ServeAclProcess::start(&file, &[]);
+    let mut stream = engine.connect();
+    let body = question("other");
+    let length = body.len();
+    let query = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+    for _ in 0..3 {
+        stream.write_all(query.as_bytes()).unwrap();
+        let mut response = Vec::new();
+        while !response.ends_with(br#"{"known":false}"#) {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            response.push(byte[0]);
+        }
+    }
 }
 
 #[test]

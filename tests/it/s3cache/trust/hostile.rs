@@ -119,8 +119,8 @@ fn hostile_files_in_cache_stop_neither_gc_nor_listing() {
         assert_eq!(every_file(&users.share(uid, "blobs")).len(), 0, "{uid}");
     }
     // Its owner harms only itself.
-    let told = users.run(BOB, &["gc"]);
-    assert!(!told.stderr.contains("panicked"), "{}", told.stderr);
+    let outcome = users.run(BOB, &["gc"]);
+    assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -197,11 +197,11 @@ fn hostile_entry_in_place_of_file_or_folder_is_removed_by_gc_of_root() {
             age_unpacked(&users.share(ANN, "pex-root"), later);
             let place = users.share(ANN, place);
             impostor.put(&place);
-            let told = users.run(0, &["gc", "--dry-run", "--json", bound]).exits(0);
+            let outcome = users.run(0, &["gc", "--dry-run", "--json", bound]).exits(0);
             assert!(
-                told.stdout.contains("\"unpacked\":1"),
+                outcome.stdout.contains("\"unpacked\":1"),
                 "{case}: {}",
-                told.stdout
+                outcome.stdout
             );
             users.run(0, &["gc", bound]).exits(0);
             for uid in [ANN, BOB] {
@@ -212,11 +212,11 @@ fn hostile_entry_in_place_of_file_or_folder_is_removed_by_gc_of_root() {
                 );
             }
             assert!(!unpacked.exists(), "{case}: over the bound, and idle");
-            let (told, copy) = users.get(ANN, &origin.url(&path));
+            let (outcome, copy) = users.get(ANN, &origin.url(&path));
             assert!(
-                copy == body && !told.stderr.contains("WARN"),
+                copy == body && !outcome.stderr.contains("WARN"),
                 "{case}: {}",
-                told.stderr
+                outcome.stderr
             );
             users.blob(ANN);
         }
@@ -235,8 +235,9 @@ fn folder_writable_by_others_is_reported_by_gc_of_root() {
     }
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(users.share(ANN, ""), open).unwrap();
-    let told = users.run(0, &["gc", "--max-size=1"]).exits(0);
-    told.logs("cannot use this user's part of the cache")
+    let outcome = users.run(0, &["gc", "--max-size=1"]).exits(0);
+    outcome
+        .logs("cannot use this user's part of the cache")
         .logs("uid=20001");
     assert_eq!(every_file(&users.share(BOB, "blobs")).len(), 0);
     users
@@ -251,8 +252,8 @@ fn folder_writable_by_others_is_reported_by_gc_of_root() {
     let own = users.share(0, "partial");
     std::fs::remove_dir_all(&own).unwrap();
     std::fs::write(&own, "").unwrap();
-    let told = users.run(0, &["gc", "--max-size=1"]).exits(74);
-    told.logs("its folder partial: Not a directory");
+    let outcome = users.run(0, &["gc", "--max-size=1"]).exits(74);
+    outcome.logs("its folder partial: Not a directory");
     assert_eq!(every_file(&users.share(BOB, "blobs")).len(), 0);
 }
 
@@ -280,8 +281,8 @@ fn cache_collected_by_root_stays_usable_for_owner() {
     users.run(0, &["gc"]).exits(0);
     assert!(!users.share(ANN, &data).exists());
     origin.put(&path, body);
-    let (told, _) = users.get(ANN, &origin.url(&path));
-    assert!(!told.stderr.contains("WARN"), "{}", told.stderr);
+    let (outcome, _) = users.get(ANN, &origin.url(&path));
+    assert!(!outcome.stderr.contains("WARN"), "{}", outcome.stderr);
     assert_eq!(users.blob(ANN).metadata().unwrap().uid(), ANN);
 }
 
@@ -351,7 +352,7 @@ fn several_directory_names_of_one_uid_count_as_one_user() {
         std::fs::create_dir(&name).unwrap();
         chown(&name, Some(BOB), Some(BOB)).unwrap();
     }
-    let (told, copy) = users.get(ANN, &origin.url(&path));
+    let (outcome, copy) = users.get(ANN, &origin.url(&path));
     assert_eq!(copy, body);
-    assert_eq!(told.stderr.matches("not what it says").count(), 1);
+    assert_eq!(outcome.stderr.matches("not what it says").count(), 1);
 }

@@ -157,8 +157,9 @@ fn full_disk_is_73_and_leaves_no_file() {
     let origin = OriginServer::start();
     origin.put("/a-1.1.tar", pack_directories(&users));
     let out = format!("--unpack-to={}", small.path().join("out").display());
-    let told = users.run(ANN, &[&origin.url("/a-1.1.tar"), &out]).exits(73);
-    told.logs("free some space there")
+    let outcome = users.run(ANN, &[&origin.url("/a-1.1.tar"), &out]).exits(73);
+    outcome
+        .logs("free some space there")
         .logs("No space left")
         .logs("zeros");
     assert_eq!(fs::read_dir(small.path()).unwrap().count(), 0);

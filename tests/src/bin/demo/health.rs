@@ -52,7 +52,7 @@ pub(super) fn check(stage: &DemoContext) {
         page.check(&HttpCheck::default()).is_ok()
     });
     wait_until("the task is running", || job.health().counters.running());
-    print_line("Aurora asks /health, which asks eightball: ok, the task is RUNNING");
+    print_line("Aurora checks /health, which checks eightball: ok, the task is RUNNING");
     print_line("log-healthcheck --app-directory=eightball --line-pattern='{' --freshness=1");
     print_line(&format!("  {}", check_log(&job, "OK")));
     let pid = job.pid("eightball").and_then(|pid| i32::try_from(pid).ok());
@@ -63,7 +63,7 @@ pub(super) fn check(stage: &DemoContext) {
     let ended = job.health().counters;
     let why = ended.death_reason().unwrap_or_default();
     print_line(&format!(
-        "after {} failures in a row Aurora stops the task, and its page says:",
+        "after {} consecutive failures Aurora stops the task, and its page shows:",
         ended.failures()
     ));
     print_line(&format!("  Failed health check! {why}"));

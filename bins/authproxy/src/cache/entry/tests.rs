@@ -179,9 +179,7 @@ fn entry_is_valid_only_for_its_key_prefix_and_secret() {
     }
     // The HMAC of the name, which is visible in memcached, is not a valid tag either.
     let (name, _) = our_signer().name(&key);
-    let tag: Vec<u8> = (0..TAG_LENGTH)
-        .map(|at| u8::from_str_radix(&name[name.len() - 64 + 2 * at..][..2], 16).unwrap())
-        .collect();
+    let tag = hex::decode(&name[name.len() - 2 * TAG_LENGTH..]).unwrap();
     let forged = [&[VERSION][..], &tag, b""].concat();
     assert_eq!(our_signer().open(&key, &forged, &SETTINGS, at(1_000)), None);
 }

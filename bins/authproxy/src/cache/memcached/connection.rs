@@ -1,7 +1,6 @@
-//! The connection to one server.
+//! The connection to one server: connecting, pipelining commands, and passing each reply to its waiter.
 //!
-//! Owns connecting, sending commands one behind the other, and giving each answer to who asked. What does not answer in
-//! time, or not as memcached does, loses the connection: after that nobody can know which answer is whose.
+//! A late or invalid reply closes the connection: after it, replies cannot be matched to commands.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,145 +12,144 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::reply::{Asked, Reply, parse};
-use super::{Command, Link};
+use super::reply::{ExpectedReply, MemcachedReply, parse};
+use super::{MemcachedCommand, MemcachedLink};
 
-/// How long connecting may take, with asking for the address. Nobody waits that long; the next one finds it done.
-pub(super) const CONNECT: Duration = Duration::from_secs(1);
+/// How long connecting may take, name resolution included. Lookups do not wait that long; a later one uses the connection.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Commands that are sent before the first one is answered.
+/// Commands that are sent before the first reply.
 const PIPELINE: usize = 128;
 
-/// Serves commands until nobody can send any.
-pub(super) async fn run(link: Arc<Link>, mut commands: mpsc::Receiver<Command>) {
+/// Serves commands until the client is dropped.
+pub(super) async fn run(link: Arc<MemcachedLink>, mut commands: mpsc::Receiver<MemcachedCommand>) {
     while let Some(first) = commands.recv().await {
-        if let Err(error) = converse(&link, first, &mut commands).await {
-            link.failed(&error);
-            // Whoever waits is told by this.
+        if let Err(error) = run_session(&link, first, &mut commands).await {
+            link.record_failure(&error);
+            // Dropping a command ends the wait for its reply.
             while commands.try_recv().is_ok() {}
         }
     }
 }
 
-/// Connects for a command, and goes on until the server closes a connection on which nothing is asked.
-async fn converse(
-    link: &Link,
-    first: Command,
-    commands: &mut mpsc::Receiver<Command>,
+/// Connects for a command, and serves commands until the server closes an idle connection.
+async fn run_session(
+    link: &MemcachedLink,
+    first: MemcachedCommand,
+    commands: &mut mpsc::Receiver<MemcachedCommand>,
 ) -> Result<(), String> {
-    link.breaker().connecting(Some(Instant::now()));
-    let connected = timeout(CONNECT, TcpStream::connect(&link.name)).await;
-    link.breaker().connecting(None);
+    link.state().connecting = Some(Instant::now());
+    let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(&link.name)).await;
+    link.state().connecting = None;
     let mut stream = match connected {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(error.to_string()),
-        Err(_) => return Err(format!("no connection within {CONNECT:?}")),
+        Err(_) => return Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
     };
     stream
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;
     let (mut reader, mut writer) = stream.split();
-    let mut talk = Talk {
+    let mut session = MemcachedSession {
         deadline: link.deadline,
         pending: VecDeque::new(),
         input: BytesMut::new(),
         output: BytesMut::new(),
     };
-    talk.say(first);
+    session.send(first);
     loop {
-        let overdue = talk
+        let overdue = session
             .pending
             .front()
             .map_or_else(Instant::now, |next| next.deadline);
         tokio::select! {
-            // An answer that is here counts, even if this process had no time to look.
+            // A reply that has arrived counts, even if this process had no time to read it.
             biased;
-            read = reader.read_buf(&mut talk.input) => match read {
-                Ok(0) if talk.pending.is_empty() => return Ok(()),
+            read = reader.read_buf(&mut session.input) => match read {
+                Ok(0) if session.pending.is_empty() => return Ok(()),
                 Ok(0) => return Err("it closed the connection".to_owned()),
-                Ok(_) => talk.hear(link)?,
+                Ok(_) => session.receive(link)?,
                 Err(error) => return Err(error.to_string()),
             },
-            written = writer.write_buf(&mut talk.output), if talk.output.has_remaining() => {
+            written = writer.write_buf(&mut session.output), if session.output.has_remaining() => {
                 written.map_err(|error| error.to_string())?;
             }
-            command = commands.recv(), if talk.pending.len() < PIPELINE => match command {
-                Some(command) => talk.say(command),
+            command = commands.recv(), if session.pending.len() < PIPELINE => match command {
+                Some(command) => session.send(command),
                 None => return Ok(()),
             },
-            () = sleep_until(overdue), if !talk.pending.is_empty() => {
-                return Err(format!("no answer within {:?}", link.deadline));
+            () = sleep_until(overdue), if !session.pending.is_empty() => {
+                return Err(format!("no reply within {:?}", link.deadline));
             }
         }
     }
 }
 
-/// What has been asked and not yet answered.
-struct Talk {
+/// The commands without a reply yet, and the buffers.
+struct MemcachedSession {
     deadline: Duration,
-    pending: VecDeque<Pending>,
+    pending: VecDeque<PendingCommand>,
     input: BytesMut,
     output: BytesMut,
 }
 
-struct Pending {
+struct PendingCommand {
     deadline: Instant,
-    waiting: Waiting,
+    waiter: ReplyWaiter,
 }
 
-/// Who waits for an answer.
-enum Waiting {
+enum ReplyWaiter {
     Get {
         name: String,
         reply: oneshot::Sender<Option<Vec<u8>>>,
     },
     Delete(oneshot::Sender<()>),
-    Nobody,
+    None,
 }
 
-impl Talk {
-    fn say(&mut self, command: Command) {
-        let waiting = match command {
-            // Who asked has gone on without an answer.
-            Command::Get { reply, .. } if reply.is_closed() => return,
-            Command::Get { name, reply } => {
+impl MemcachedSession {
+    fn send(&mut self, command: MemcachedCommand) {
+        let waiter = match command {
+            // The lookup has ended without it.
+            MemcachedCommand::Get { reply, .. } if reply.is_closed() => return,
+            MemcachedCommand::Get { name, reply } => {
                 self.output
                     .extend_from_slice(format!("get {name}\r\n").as_bytes());
-                Waiting::Get { name, reply }
+                ReplyWaiter::Get { name, reply }
             }
-            Command::Delete { name, reply } => {
+            MemcachedCommand::Delete { name, reply } => {
                 self.output
                     .extend_from_slice(format!("delete {name}\r\n").as_bytes());
-                Waiting::Delete(reply)
+                ReplyWaiter::Delete(reply)
             }
-            Command::Change(bytes) => {
+            MemcachedCommand::Change(bytes) => {
                 self.output.extend_from_slice(&bytes);
-                Waiting::Nobody
+                ReplyWaiter::None
             }
         };
-        self.pending.push_back(Pending {
+        self.pending.push_back(PendingCommand {
             deadline: Instant::now() + self.deadline,
-            waiting,
+            waiter,
         });
     }
 
-    /// Gives out the answers that have come.
-    fn hear(&mut self, link: &Link) -> Result<(), String> {
+    /// Passes on the replies that have arrived.
+    fn receive(&mut self, link: &MemcachedLink) -> Result<(), String> {
         while let Some(next) = self.pending.front() {
-            let asked = match &next.waiting {
-                Waiting::Get { name, .. } => Asked::Get(name),
-                Waiting::Delete(_) | Waiting::Nobody => Asked::Change,
+            let expected = match &next.waiter {
+                ReplyWaiter::Get { name, .. } => ExpectedReply::Get(name),
+                ReplyWaiter::Delete(_) | ReplyWaiter::None => ExpectedReply::Change,
             };
-            let (value, end) = match parse(asked, &self.input) {
-                Reply::Incomplete => return Ok(()),
-                Reply::Wrong => return Err("its answer is not one of memcached's".to_owned()),
-                Reply::Value { at, end } => (Some(self.input[at].to_vec()), end),
-                Reply::Done { end } => (None, end),
+            let (value, end) = match parse(expected, &self.input) {
+                MemcachedReply::Incomplete => return Ok(()),
+                MemcachedReply::Invalid => return Err("invalid reply".to_owned()),
+                MemcachedReply::Value { at, end } => (Some(self.input[at].to_vec()), end),
+                MemcachedReply::Done { end } => (None, end),
             };
             self.input.advance(end);
-            // Whoever has gone on needs no answer.
-            match self.pending.pop_front().map(|next| next.waiting) {
-                Some(Waiting::Get { reply, .. }) => {
+            // The lookup may have ended without it.
+            match self.pending.pop_front().map(|next| next.waiter) {
+                Some(ReplyWaiter::Get { reply, .. }) => {
                     let count = if value.is_some() {
                         &link.hits
                     } else {
@@ -160,14 +158,14 @@ impl Talk {
                     count.add(1);
                     let _ = reply.send(value);
                 }
-                Some(Waiting::Delete(reply)) => drop(reply.send(())),
-                Some(Waiting::Nobody) | None => {}
+                Some(ReplyWaiter::Delete(reply)) => drop(reply.send(())),
+                Some(ReplyWaiter::None) | None => {}
             }
         }
         if !self.input.is_empty() {
-            return Err("it says what nobody asked for".to_owned());
+            return Err("unexpected reply".to_owned());
         }
-        link.succeeded();
+        link.record_success();
         Ok(())
     }
 }

@@ -1,76 +1,78 @@
-//! What a memcached answers (its `doc/protocol.txt`, text protocol).
+//! Replies of memcached's text protocol (its `doc/protocol.txt`).
 //!
-//! Owns reading one reply from the bytes that have come so far. The bytes are anybody's: nothing is kept that was not
-//! asked for, and nothing is longer than [`LONGEST_VALUE`].
+//! Parses one reply from the bytes received so far. The bytes are hostile: a value is accepted only for the requested
+//! name, and up to [`MAX_VALUE_BYTES`].
 
 use std::ops::Range;
 
 /// The longest value, in bytes: a grant with a thousand paths.
-pub const LONGEST_VALUE: usize = 64 * 1024;
+pub const MAX_VALUE_BYTES: usize = 64 * 1024;
 
 /// The longest line: `VALUE`, a name of 250 bytes, and two numbers.
-const LONGEST_LINE: usize = 512;
+const MAX_LINE_BYTES: usize = 512;
 
-/// What was asked.
+/// The command that a reply is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked<'a> {
+pub enum ExpectedReply<'a> {
     /// `get NAME`.
     Get(&'a str),
     /// `set` or `delete`.
     Change,
 }
 
-/// What was answered.
+/// A parsed reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub enum MemcachedReply {
     /// There are not enough bytes yet.
     Incomplete,
-    /// The value lies here in the bytes; the reply ends at `end`.
+    /// A value.
     Value {
-        /// Where the value is.
+        /// Its place in the bytes.
         at: Range<usize>,
         /// Where the next reply begins.
         end: usize,
     },
-    /// The reply without a value ends here: there is no entry, the change was made, or the server would not make it.
+    /// No entry, a change that was made, or one that the server did not make.
     Done {
         /// Where the next reply begins.
         end: usize,
     },
-    /// This is no answer to that.
-    Wrong,
+    /// Not a reply to that command.
+    Invalid,
 }
 
-/// Reads the reply to what was asked from the beginning of `bytes`.
+/// Parses the reply at the beginning of `bytes`.
 #[must_use]
-pub fn parse(asked: Asked<'_>, bytes: &[u8]) -> Reply {
+pub fn parse(expected: ExpectedReply<'_>, bytes: &[u8]) -> MemcachedReply {
     let Some(line) = bytes
         .iter()
-        .take(LONGEST_LINE)
+        .take(MAX_LINE_BYTES)
         .position(|byte| *byte == b'\n')
     else {
-        return if bytes.len() < LONGEST_LINE {
-            Reply::Incomplete
+        return if bytes.len() < MAX_LINE_BYTES {
+            MemcachedReply::Incomplete
         } else {
-            Reply::Wrong
+            MemcachedReply::Invalid
         };
     };
     let end = line + 1;
     let Some(line) = bytes[..line].strip_suffix(b"\r") else {
-        return Reply::Wrong;
+        return MemcachedReply::Invalid;
     };
-    match (asked, line) {
-        (Asked::Get(_), b"END")
-        | (Asked::Change, b"STORED" | b"NOT_STORED" | b"DELETED" | b"NOT_FOUND") => {
-            Reply::Done { end }
+    match (expected, line) {
+        (ExpectedReply::Get(_), b"END")
+        | (ExpectedReply::Change, b"STORED" | b"NOT_STORED" | b"DELETED" | b"NOT_FOUND") => {
+            MemcachedReply::Done { end }
         }
         // Too large, or out of memory: the command was understood, and its data swallowed.
-        (Asked::Change, refused) if refused.starts_with(b"SERVER_ERROR ") => Reply::Done { end },
-        (Asked::Get(name), line) => match length(name, line) {
+        (ExpectedReply::Change, refused) if refused.starts_with(b"SERVER_ERROR ") => {
+            MemcachedReply::Done { end }
+        }
+        (ExpectedReply::Get(name), line) => match length(name, line) {
             Some(length) => value(bytes, end..end + length),
-            None => Reply::Wrong,
+            None => MemcachedReply::Invalid,
         },
-        (Asked::Change, _) => Reply::Wrong,
+        (ExpectedReply::Change, _) => MemcachedReply::Invalid,
     }
 }
 
@@ -84,21 +86,21 @@ fn length(name: &str, line: &[u8]) -> Option<usize> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     (is_number(flags) && is_number(length))
         .then(|| length.parse().ok())?
-        .filter(|length| *length <= LONGEST_VALUE)
+        .filter(|length| *length <= MAX_VALUE_BYTES)
 }
 
-fn value(bytes: &[u8], at: Range<usize>) -> Reply {
+fn value(bytes: &[u8], at: Range<usize>) -> MemcachedReply {
     const END: &[u8] = b"\r\nEND\r\n";
     let Some(rest) = bytes.get(at.end..) else {
-        return Reply::Incomplete;
+        return MemcachedReply::Incomplete;
     };
     if rest.starts_with(END) {
         let end = at.end + END.len();
-        Reply::Value { at, end }
+        MemcachedReply::Value { at, end }
     } else if END.starts_with(rest) {
-        Reply::Incomplete
+        MemcachedReply::Incomplete
     } else {
-        Reply::Wrong
+        MemcachedReply::Invalid
     }
 }
 

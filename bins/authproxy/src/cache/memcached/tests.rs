@@ -1,4 +1,4 @@
-//! The client before servers that answer as they are told to.
+//! The client against scripted servers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,21 +8,21 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 
-/// What answers a line; nothing is said if it is empty.
-type Script = Arc<Mutex<Box<dyn FnMut(&str) -> Vec<u8> + Send>>>;
+/// The reply to a line; an empty one is not sent.
+type ReplyScript = Arc<Mutex<Box<dyn FnMut(&str) -> Vec<u8> + Send>>>;
 
-/// A server, and how many connections and lines it has had.
-struct Scripted {
+/// A server, and how many connections and lines it has received.
+struct ScriptedServer {
     address: String,
     connections: Arc<AtomicUsize>,
     lines: Arc<AtomicUsize>,
 }
 
-impl Scripted {
+impl ScriptedServer {
     async fn start(script: impl FnMut(&str) -> Vec<u8> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let script: Script = Arc::new(Mutex::new(Box::new(script)));
+        let script: ReplyScript = Arc::new(Mutex::new(Box::new(script)));
         let [connections, lines] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
         let (accepted, read) = (Arc::clone(&connections), Arc::clone(&lines));
         tokio::spawn(async move {
@@ -57,14 +57,14 @@ impl Scripted {
         }
     }
 
-    /// A client that is patient: what is tested is not how fast this machine is.
-    fn client(&self) -> Server {
-        Server::timed(self.address.clone(), Duration::from_secs(20))
+    /// A client with a long deadline: the speed of this machine is not tested.
+    fn client(&self) -> MemcachedClient {
+        MemcachedClient::with_deadline(self.address.clone(), Duration::from_secs(20))
     }
 }
 
-/// What a server that has everything answers.
-fn everything(line: &str) -> Vec<u8> {
+/// The replies of a server that has every entry.
+fn reply_with_entry(line: &str) -> Vec<u8> {
     match line.split_once(' ') {
         Some(("get", name)) => {
             format!("VALUE {name} 0 {}\r\n{name}\r\nEND\r\n", name.len()).into_bytes()
@@ -76,69 +76,66 @@ fn everything(line: &str) -> Vec<u8> {
     }
 }
 
-/// A reading that comes to an end, whatever that is.
-async fn get(client: &Server, name: &str) -> Option<Vec<u8>> {
+/// A lookup, which has to end.
+async fn get(client: &MemcachedClient, name: &str) -> Option<Vec<u8>> {
     let reading = client.get(name.to_owned());
     timeout(Duration::from_secs(30), reading)
         .await
-        .expect("nobody waits for ever")
+        .expect("lookups end")
 }
 
-/// Reads until that says what is expected, which may take the time of a breaker.
-async fn eventually(
+/// Looks up until the result is as expected, which may take the open time of the breaker.
+async fn wait_until(
     what: &str,
-    client: &Server,
-    mut is_so: impl FnMut(&ServerSnapshot, Option<Vec<u8>>) -> bool,
+    client: &MemcachedClient,
+    mut is_so: impl FnMut(&MemcachedStatus, Option<Vec<u8>>) -> bool,
 ) {
     for _ in 0..3_000 {
         let value = get(client, "k").await;
-        if is_so(&client.snapshot(), value) {
+        if is_so(&client.status(), value) {
             return;
         }
         sleep(Duration::from_millis(10)).await;
     }
-    panic!("waited in vain: {what}");
+    panic!("timeout: {what}");
 }
 
 #[tokio::test]
-async fn everybody_gets_the_answer_to_what_they_asked() {
-    let server = Scripted::start(everything).await;
+async fn pipelined_lookups_get_their_own_replies() {
+    let server = ScriptedServer::start(reply_with_entry).await;
     let client = Arc::new(server.client());
     client.set("k", b"v", Duration::from_secs(60));
-    let askers: Vec<_> = (0..100)
+    let lookups: Vec<_> = (0..100)
         .map(|number| {
             let client = Arc::clone(&client);
             tokio::spawn(async move { get(&client, &format!("name{number}")).await })
         })
         .collect();
-    // Some go away before they are answered, and leave the others what is theirs.
-    for asker in askers.iter().step_by(3) {
-        asker.abort();
+    // Cancelled lookups do not shift the replies of others.
+    for lookup in lookups.iter().step_by(3) {
+        lookup.abort();
     }
-    for (number, asker) in askers.into_iter().enumerate() {
-        if let Ok(value) = asker.await {
+    for (number, lookup) in lookups.into_iter().enumerate() {
+        if let Ok(value) = lookup.await {
             assert_eq!(value.unwrap(), format!("name{number}").as_bytes());
         }
     }
     client.delete("k".to_owned()).await;
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
-    assert!(client.snapshot().up && client.snapshot().failures == 0);
+    assert!(client.status().up && client.status().failures == 0);
 }
 
 #[tokio::test]
-async fn a_server_without_the_entry_says_so() {
-    let server = Scripted::start(|_| b"END\r\n".to_vec()).await;
+async fn missing_entry_is_counted_as_miss() {
+    let server = ScriptedServer::start(|_| b"END\r\n".to_vec()).await;
     let client = server.client();
     assert_eq!(get(&client, "k").await, None);
-    let snapshot = client.snapshot();
-    assert_eq!(
-        (snapshot.hits, snapshot.misses, snapshot.failures),
-        (0, 1, 0)
-    );
+    let status = client.status();
+    assert_eq!((status.hits, status.misses, status.failures), (0, 1, 0));
 }
 
 #[tokio::test]
-async fn a_server_that_lies_or_is_silent_is_left_alone_after_a_few_times() {
+async fn server_with_invalid_or_no_replies_is_skipped_after_three_failures() {
     let huge = format!("VALUE k 0 {}\r\n", usize::MAX);
     for answer in [
         "VALUE other 0 1\r\nx\r\nEND\r\n",
@@ -153,16 +150,16 @@ async fn a_server_that_lies_or_is_silent_is_left_alone_after_a_few_times() {
         // Never whole.
         "VALUE k 0 10\r\nx",
     ] {
-        let said = answer.to_owned().into_bytes();
-        let server = Scripted::start(move |_| said.clone()).await;
-        let client = Server::new(server.address.clone());
+        let reply = answer.to_owned().into_bytes();
+        let server = ScriptedServer::start(move |_| reply.clone()).await;
+        let client = MemcachedClient::new(server.address.clone());
         let shown = &answer[..answer.len().min(30)];
-        eventually(shown, &client, |snapshot, value| {
+        wait_until(shown, &client, |status, value| {
             assert_eq!(value, None, "{shown}");
-            !snapshot.up
+            !status.up
         })
         .await;
-        assert_eq!(client.snapshot().failures, 3, "{shown}");
+        assert_eq!(client.status().failures, 3, "{shown}");
         // Each on a connection of its own; then nothing is sent.
         assert_eq!(server.connections.load(Ordering::SeqCst), 3, "{shown}");
         let lines = server.lines.load(Ordering::SeqCst);
@@ -175,12 +172,12 @@ async fn a_server_that_lies_or_is_silent_is_left_alone_after_a_few_times() {
 }
 
 #[tokio::test]
-async fn a_dead_server_is_tried_again_and_found_alive() {
+async fn dead_server_is_used_again_after_it_starts() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let client = Server::timed(address.to_string(), Duration::from_secs(20));
-    eventually("it is left alone", &client, |snapshot, _| !snapshot.up).await;
+    let client = MemcachedClient::with_deadline(address.to_string(), Duration::from_secs(20));
+    wait_until("it is skipped", &client, |status, _| !status.up).await;
     let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
         loop {
@@ -193,26 +190,26 @@ async fn a_dead_server_is_tried_again_and_found_alive() {
                 .is_ok_and(|length| length > 0)
             {
                 stream
-                    .write_all(&everything(line.trim_end()))
+                    .write_all(&reply_with_entry(line.trim_end()))
                     .await
                     .unwrap();
                 line.clear();
             }
         }
     });
-    eventually("it answers", &client, |snapshot, value| {
-        value.is_some() && snapshot.up
+    wait_until("it is used", &client, |status, value| {
+        value.is_some() && status.up
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_between_questions_is_made_anew() {
+async fn connection_that_was_closed_while_idle_is_replaced() {
     let mut closing = false;
-    let server = Scripted::start(move |line| {
+    let server = ScriptedServer::start(move |line| {
         closing = !closing;
         if closing {
-            everything(line)
+            reply_with_entry(line)
         } else {
             b"close".to_vec()
         }
@@ -222,21 +219,25 @@ async fn a_connection_that_was_closed_between_questions_is_made_anew() {
     assert!(get(&client, "k").await.is_some());
     // Closes.
     client.delete("k".to_owned()).await;
-    eventually("it is asked again", &client, |_, value| value.is_some()).await;
-    assert!(client.snapshot().up);
+    wait_until("it is used again", &client, |_, value| value.is_some()).await;
+    assert!(client.status().up);
 }
 
 #[tokio::test]
-async fn what_cannot_be_stored_is_not_sent() {
-    let server = Scripted::start(everything).await;
+async fn value_over_the_limit_is_not_sent() {
+    let server = ScriptedServer::start(reply_with_entry).await;
     let client = server.client();
-    client.set("k", &vec![b'v'; LONGEST_VALUE + 1], Duration::from_secs(60));
+    client.set(
+        "k",
+        &vec![b'v'; MAX_VALUE_BYTES + 1],
+        Duration::from_secs(60),
+    );
     assert!(get(&client, "k").await.is_some());
     assert_eq!(server.lines.load(Ordering::SeqCst), 1);
 }
 
 #[test]
-fn a_server_outlives_the_runtime_that_asked_first() {
+fn client_outlives_the_runtime_of_its_first_lookup() {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().build().unwrap()
@@ -247,15 +248,27 @@ fn a_server_outlives_the_runtime_that_asked_first() {
         scope.spawn(move || {
             runtime().block_on(async {
                 started
-                    .send(Scripted::start(everything).await.address)
+                    .send(ScriptedServer::start(reply_with_entry).await.address)
                     .unwrap();
                 let _ = stopped.await;
             });
         });
-        let client = Server::timed(address.recv().unwrap(), Duration::from_secs(20));
+        let client =
+            MemcachedClient::with_deadline(address.recv().unwrap(), Duration::from_secs(20));
         for _ in 0..2 {
             assert!(runtime().block_on(get(&client, "k")).is_some());
         }
         stop.send(()).unwrap();
     });
+}
+
+#[test]
+fn lookups_share_the_deadline_of_a_connection_being_made() {
+    let now = Instant::now();
+    let link = MemcachedClient::new("h:1".to_owned()).link;
+    link.state().connecting = Some(now);
+    assert_eq!(link.admit(now + DEADLINE / 2), Some(now + DEADLINE));
+    assert_eq!(link.admit(now + DEADLINE), None);
+    link.state().connecting = None;
+    assert!(link.admit(now + DEADLINE).is_some());
 }

@@ -215,9 +215,9 @@ async fn play(steps: Vec<Step>, entries: usize) {
             }
         }
         let counts = fixture.cache.snapshot();
-        assert!(counts.known <= entries && counts.unknown <= entries);
+        assert!(counts.positive_entries <= entries && counts.negative_entries <= entries);
         let open: usize = model.iter().filter(|history| history.has_pending()).count();
-        assert_eq!(counts.flights, open);
+        assert_eq!(counts.queries_in_flight, open);
     }
 }
 

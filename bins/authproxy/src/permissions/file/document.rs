@@ -6,8 +6,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use hostkit::{Exit, Failure, config, file_watcher};
+use hostkit::{Exit, Failure, config, file_watcher, hex};
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
@@ -116,7 +115,7 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Failure> {
 /// Reads a file; `None` if its SHA-256 is `current`.
 pub(super) fn read(path: &Path, current: Option<&str>) -> Result<Option<AclDocument>, Failure> {
     let text = read_text(path)?;
-    let sha256 = format!("{:x}", Bytes::copy_from_slice(&Sha256::digest(&text)));
+    let sha256 = hex::encode(&Sha256::digest(&text));
     if current == Some(&sha256) {
         return Ok(None);
     }

@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hostkit::Failure;
 use hostkit::http::HostPort;
-use hostkit::{Exit, Failure};
+use hostkit::tls::{client_config, system_roots};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
@@ -48,7 +48,11 @@ impl Connector {
     /// It trusts none (exit 78).
     pub(super) fn new(tls: bool) -> Result<Self, Failure> {
         let tls = match tls {
-            true => Some(TlsConnector::from(Arc::new(trusting_as_this_host()?))),
+            true => {
+                let mut config = client_config(system_roots()?)?.with_no_client_auth();
+                config.alpn_protocols = vec![b"http/1.1".to_vec()];
+                Some(TlsConnector::from(Arc::new(config)))
+            }
             false => None,
         };
         Ok(Self { tls })
@@ -68,29 +72,4 @@ impl Connector {
             (Some(_), None) => Err(io::Error::other("TLS is not set up")),
         }
     }
-}
-
-fn trusting_as_this_host() -> Result<ClientConfig, Failure> {
-    let failure = |what: &str| {
-        Failure::new(Exit::CONFIG, what.to_owned())
-            .remedy("install ca-certificates, or name a file of them in SSL_CERT_FILE")
-    };
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let failure = failure("this host trusts no certificate authority");
-        return Err(match found.errors.into_iter().next() {
-            Some(error) => failure.because(error),
-            None => failure,
-        });
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failure("TLS cannot be set up").because(error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
 }

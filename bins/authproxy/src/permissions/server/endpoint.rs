@@ -1,12 +1,12 @@
 //! One permissions engine: its address, its connections, its breaker, and what became of questions to it.
 
-use std::error::Error;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hostkit::failure::format_chain;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::header::{self, HeaderValue};
@@ -18,10 +18,10 @@ use url::Url;
 
 use super::connect::{Connector, Place};
 use super::login;
+use crate::circuit_breaker::{Admission, BreakerPolicy, CircuitBreaker};
 use crate::grant::BackendResponse;
-use crate::permissions::breaker::{Admission, Breaker};
+use crate::permissions::ServerStatus;
 use crate::permissions::protocol;
-use crate::permissions::{BreakerState, ServerStatus};
 
 /// Connections that are kept.
 const KEPT: usize = 8;
@@ -29,6 +29,13 @@ const KEPT: usize = 8;
 const IDLE: Duration = Duration::from_secs(30);
 /// The longest head of an answer (bytes).
 const HEAD: usize = 16 << 10;
+
+/// A probe has the deadline of its query, which is far shorter than this.
+const BREAKER: BreakerPolicy = BreakerPolicy {
+    max_failures: 5,
+    open_time: [Duration::from_millis(200), Duration::from_secs(5)],
+    probe_timeout: Duration::from_secs(60),
+};
 
 type Connection = SendRequest<Full<Bytes>>;
 
@@ -48,7 +55,7 @@ pub(super) struct Endpoint {
 
 #[derive(Debug)]
 struct Record {
-    breaker: Breaker,
+    breaker: CircuitBreaker,
     last_success: Option<Instant>,
     last_error: Option<String>,
     answered: u64,
@@ -119,7 +126,7 @@ impl Endpoint {
             place,
             kept: Mutex::default(),
             record: Mutex::new(Record {
-                breaker: Breaker::new(),
+                breaker: CircuitBreaker::new(BREAKER),
                 last_success: None,
                 last_error: None,
                 answered: 0,
@@ -157,7 +164,7 @@ impl Endpoint {
         connector: &Connector,
     ) -> Outcome {
         let admission = self.record().breaker.admit(Instant::now());
-        if admission == Admission::No {
+        if admission == Admission::Rejected {
             let record = self.record();
             let why = record.last_error.as_deref().unwrap_or_default();
             return Outcome::LeftAlone(format!("{} is left alone for a while: {why}", self.shown));
@@ -178,10 +185,9 @@ impl Endpoint {
 
     fn succeeded(&self) {
         let mut record = self.record();
-        if record.breaker.state() != BreakerState::Closed {
+        if record.breaker.record_success() {
             tracing::info!("{} answers again", self.shown);
         }
-        record.breaker.succeeded();
         record.answered += 1;
         record.last_success = Some(Instant::now());
         record.last_error = None;
@@ -189,9 +195,7 @@ impl Endpoint {
 
     fn failed(&self, why: &str) -> String {
         let mut record = self.record();
-        let before = record.breaker.state();
-        record.breaker.failed(Instant::now());
-        if before == BreakerState::Closed && record.breaker.state() == BreakerState::Open {
+        if record.breaker.record_failure(Instant::now()) {
             tracing::warn!("{} is left alone for a while: {why}", self.shown);
         }
         record.failed += 1;
@@ -216,12 +220,12 @@ impl Endpoint {
         let stream = connector
             .connect(&self.place)
             .await
-            .map_err(|error| tell(&error))?;
+            .map_err(|error| format_chain(&error))?;
         let (connection, driver) = Builder::new()
             .max_buf_size(HEAD)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| tell(&error))?;
+            .map_err(|error| format_chain(&error))?;
         // It ends with its connection, and what it fails of is told to whoever has sent something.
         tokio::spawn(driver);
         match self.send(connection, question, false).await {
@@ -239,7 +243,7 @@ impl Endpoint {
     ) -> Result<BackendResponse, Trouble> {
         let trouble = |error: hyper::Error| match used {
             true => Trouble::Stale,
-            false => Trouble::Real(tell(&error)),
+            false => Trouble::Real(format_chain(&error)),
         };
         connection.ready().await.map_err(trouble)?;
         let sent = connection.send_request(self.request(question));
@@ -254,7 +258,7 @@ impl Endpoint {
             .collect()
             .await;
         let body = body
-            .map_err(|error| Trouble::Real(tell(&*error)))?
+            .map_err(|error| Trouble::Real(format_chain(&*error)))?
             .to_bytes();
         let found = protocol::decode_response(&body)
             .map_err(|why| Trouble::Real(format!("its answer makes no sense: {why}")))?;
@@ -302,20 +306,6 @@ struct Probe<'a>(&'a Endpoint);
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        self.0.record().breaker.abandoned(Instant::now());
+        self.0.record().breaker.cancel_probe(Instant::now());
     }
-}
-
-/// An error with its causes in one line: hyper's own text leaves out what happened.
-fn tell(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(&format!(": {cause_text}"));
-        }
-        next = cause.source();
-    }
-    text
 }

@@ -2,6 +2,7 @@
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use hyper::header::HeaderValue;
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 /// The header of a URL that has a user or a password.
@@ -21,27 +22,9 @@ pub(super) fn header(url: &Url) -> Result<Option<HeaderValue>, &'static str> {
     Ok(Some(value))
 }
 
-/// A part of a URL without its percent-encoding.
+/// A part of a URL without its percent-encoding; an invalid escape stands for itself.
 pub(super) fn decoded(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, behind)) = rest.split_first() {
-        let digit = |at: usize| (*behind.get(at)? as char).to_digit(16);
-        let escaped = (first == b'%')
-            .then(|| Some(digit(0)? * 16 + digit(1)?))
-            .flatten();
-        match escaped.and_then(|byte| u8::try_from(byte).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &behind[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = behind;
-            }
-        }
-    }
-    bytes
+    percent_decode_str(text).collect()
 }
 
 #[cfg(test)]

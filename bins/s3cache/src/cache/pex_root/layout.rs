@@ -109,7 +109,7 @@ pub(super) struct PexRootLayout {
 
 /// Whether a name is a hash as pex writes them.
 pub(super) fn is_hash(name: &str) -> bool {
-    (40..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+    (40..=64).contains(&name.len()) && hostkit::hex::is_hex(name)
 }
 
 /// When something was last written, or read.

@@ -2,7 +2,7 @@
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use hostkit::failure::is_out_of_resources;
+use hostkit::failure::{format_chain, is_out_of_resources};
 
 use crate::store::bounded_client::{InvalidListing, NoReply, ReplyTooLong};
 use crate::store::proxy::{InvalidProxy, ProxyFailed};
@@ -127,7 +127,7 @@ where
     };
     let cause = match (&code, error.message()) {
         (Some(code), Some(message)) => format!("S3 says {code}: {message}"),
-        _ => causes(&error),
+        _ => format_chain(&error),
     };
     explained.because(CauseText(one_line(&cause)))
 }
@@ -139,20 +139,6 @@ fn one_line(text: &str) -> String {
         line.push_str("...");
     }
     line.replace(char::is_control, " ")
-}
-
-/// The SDK's error chain as one line, without the layers that say the same again.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(&format!(": {said}"));
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// What the SDK's error says, for people.

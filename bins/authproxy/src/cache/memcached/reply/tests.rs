@@ -1,39 +1,41 @@
-//! Replies whole, cut, and of anybody.
+//! Complete, partial and hostile replies.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What is said of every beginning of a reply: nothing until it is whole.
-fn only_whole(asked: Asked<'_>, whole: &[u8]) -> Reply {
+/// Checks that no part of a reply is parsed before all of it is there, and nothing behind it; parses it.
+fn parse_complete(expected: ExpectedReply<'_>, whole: &[u8]) -> MemcachedReply {
     for cut in 0..whole.len() {
         assert_eq!(
-            parse(asked, &whole[..cut]),
-            Reply::Incomplete,
+            parse(expected, &whole[..cut]),
+            MemcachedReply::Incomplete,
             "{:?}",
             String::from_utf8_lossy(&whole[..cut])
         );
     }
-    // And nothing of what comes behind it.
     let more = [whole, b"STORED\r\n"].concat();
-    assert_eq!(parse(asked, &more), parse(asked, whole));
-    parse(asked, whole)
+    assert_eq!(parse(expected, &more), parse(expected, whole));
+    parse(expected, whole)
 }
 
 #[test]
-fn replies_count_when_they_are_whole() {
-    let get = Asked::Get("p:1:ab");
-    assert_eq!(only_whole(get, b"END\r\n"), Reply::Done { end: 5 });
+fn complete_replies_are_parsed() {
+    let get = ExpectedReply::Get("p:1:ab");
     assert_eq!(
-        only_whole(get, b"VALUE p:1:ab 0 4\r\n\r\nE\0\r\nEND\r\n"),
-        Reply::Value {
+        parse_complete(get, b"END\r\n"),
+        MemcachedReply::Done { end: 5 }
+    );
+    assert_eq!(
+        parse_complete(get, b"VALUE p:1:ab 0 4\r\n\r\nE\0\r\nEND\r\n"),
+        MemcachedReply::Value {
             at: 18..22,
             end: 29
         }
     );
     assert_eq!(
-        only_whole(get, b"VALUE p:1:ab 7 0\r\n\r\nEND\r\n"),
-        Reply::Value {
+        parse_complete(get, b"VALUE p:1:ab 7 0\r\n\r\nEND\r\n"),
+        MemcachedReply::Value {
             at: 18..18,
             end: 25
         }
@@ -47,46 +49,49 @@ fn replies_count_when_they_are_whole() {
     ] {
         let whole = format!("{line}\r\n");
         assert_eq!(
-            only_whole(Asked::Change, whole.as_bytes()),
-            Reply::Done { end: whole.len() }
+            parse_complete(ExpectedReply::Change, whole.as_bytes()),
+            MemcachedReply::Done { end: whole.len() }
         );
     }
 }
 
 #[test]
-fn what_was_not_asked_for_is_wrong() {
-    let long = "x".repeat(LONGEST_LINE);
-    let large = format!("VALUE k 0 {}\r\n", LONGEST_VALUE + 1);
-    for (asked, bytes) in [
-        (Asked::Get("k"), "STORED\r\n"),
-        (Asked::Get("k"), "END\n"),
-        (Asked::Get("k"), "\r\n"),
-        (Asked::Get("k"), "ERROR\r\n"),
-        (Asked::Get("k"), "SERVER_ERROR out of memory\r\n"),
-        (Asked::Get("k"), "VALUE j 0 1\r\nx\r\nEND\r\n"),
-        (Asked::Get("k"), "VALUE kk 0 1\r\nx\r\nEND\r\n"),
-        (Asked::Get("k"), "VALUE k 0 -1\r\nx\r\nEND\r\n"),
-        (Asked::Get("k"), "VALUE k 0 +1\r\nx\r\nEND\r\n"),
-        (Asked::Get("k"), "VALUE k 0 1 9\r\nx\r\nEND\r\n"),
-        (Asked::Get("k"), "VALUE k 0\r\n"),
-        (Asked::Get("k"), "VALUE k  1\r\n"),
-        (Asked::Get("k"), "VALUE k 0 99999999999999999999999\r\n"),
-        (Asked::Get("k"), &large),
-        (Asked::Get("k"), &long),
-        (Asked::Get("k"), "VALUE k 0 1\r\nxy\r\nEND\r\n"),
+fn reply_to_another_command_is_invalid() {
+    let long = "x".repeat(MAX_LINE_BYTES);
+    let large = format!("VALUE k 0 {}\r\n", MAX_VALUE_BYTES + 1);
+    for (expected, bytes) in [
+        (ExpectedReply::Get("k"), "STORED\r\n"),
+        (ExpectedReply::Get("k"), "END\n"),
+        (ExpectedReply::Get("k"), "\r\n"),
+        (ExpectedReply::Get("k"), "ERROR\r\n"),
+        (ExpectedReply::Get("k"), "SERVER_ERROR out of memory\r\n"),
+        (ExpectedReply::Get("k"), "VALUE j 0 1\r\nx\r\nEND\r\n"),
+        (ExpectedReply::Get("k"), "VALUE kk 0 1\r\nx\r\nEND\r\n"),
+        (ExpectedReply::Get("k"), "VALUE k 0 -1\r\nx\r\nEND\r\n"),
+        (ExpectedReply::Get("k"), "VALUE k 0 +1\r\nx\r\nEND\r\n"),
+        (ExpectedReply::Get("k"), "VALUE k 0 1 9\r\nx\r\nEND\r\n"),
+        (ExpectedReply::Get("k"), "VALUE k 0\r\n"),
+        (ExpectedReply::Get("k"), "VALUE k  1\r\n"),
         (
-            Asked::Get("k"),
+            ExpectedReply::Get("k"),
+            "VALUE k 0 99999999999999999999999\r\n",
+        ),
+        (ExpectedReply::Get("k"), &large),
+        (ExpectedReply::Get("k"), &long),
+        (ExpectedReply::Get("k"), "VALUE k 0 1\r\nxy\r\nEND\r\n"),
+        (
+            ExpectedReply::Get("k"),
             "VALUE k 0 1\r\nx\r\nVALUE k 0 1\r\nx\r\nEND\r\n",
         ),
-        (Asked::Change, "END\r\n"),
-        (Asked::Change, "ERROR\r\n"),
-        (Asked::Change, "CLIENT_ERROR bad data chunk\r\n"),
-        (Asked::Change, &long),
+        (ExpectedReply::Change, "END\r\n"),
+        (ExpectedReply::Change, "ERROR\r\n"),
+        (ExpectedReply::Change, "CLIENT_ERROR bad data chunk\r\n"),
+        (ExpectedReply::Change, &long),
     ] {
         assert_eq!(
-            parse(asked, bytes.as_bytes()),
-            Reply::Wrong,
-            "{asked:?} {bytes:?}"
+            parse(expected, bytes.as_bytes()),
+            MemcachedReply::Invalid,
+            "{expected:?} {bytes:?}"
         );
     }
 }
@@ -99,10 +104,10 @@ proptest! {
     ) {
         let bytes = bytes.as_bytes();
         let cut = &bytes[..cut.min(bytes.len())];
-        for asked in [Asked::Get("k"), Asked::Change] {
-            let early = parse(asked, cut);
-            prop_assert!(early == Reply::Incomplete || early == parse(asked, bytes));
-            if let Reply::Value { at, end } = &early {
+        for expected in [ExpectedReply::Get("k"), ExpectedReply::Change] {
+            let early = parse(expected, cut);
+            prop_assert!(early == MemcachedReply::Incomplete || early == parse(expected, bytes));
+            if let MemcachedReply::Value { at, end } = &early {
                 prop_assert!(at.start <= at.end && at.end < *end && *end <= cut.len());
             }
         }

@@ -15,16 +15,16 @@ use crate::settings::UpstreamAddress;
 const MAX_UNSENT: u32 = 64 << 10;
 
 #[derive(Debug)]
-pub(crate) enum UpstreamStream {
+pub(crate) enum UpstreamSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 /// Connects. The caller has the deadline.
-pub(super) async fn connect(server: &UpstreamAddress) -> io::Result<UpstreamStream> {
+pub(super) async fn connect(server: &UpstreamAddress) -> io::Result<UpstreamSocket> {
     let (host, port) = match server {
         UpstreamAddress::Unix(path) => {
-            return UnixStream::connect(path).await.map(UpstreamStream::Unix);
+            return UnixStream::connect(path).await.map(UpstreamSocket::Unix);
         }
         UpstreamAddress::Tcp { host, port } => (host.as_str(), *port),
     };
@@ -35,13 +35,13 @@ pub(super) async fn connect(server: &UpstreamAddress) -> io::Result<UpstreamStre
     .connect()
     .await?;
     stream.set_nodelay(true)?;
-    // Makes progress visible: otherwise the kernel grows its buffer to megabytes, and reports the socket as writable only
-    // when a third of it was sent.
+    // Makes progress visible: otherwise the kernel grows its buffer to megabytes, and reports the socket as writable
+    // only when a third of it was sent.
     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT);
-    Ok(UpstreamStream::Tcp(stream))
+    Ok(UpstreamSocket::Tcp(stream))
 }
 
-impl UpstreamStream {
+impl UpstreamSocket {
     /// Whether upstream has closed this connection, or sent bytes without a request. Queries the kernel, because the
     /// runtime learns of it later.
     pub(super) fn is_stale(&self) -> bool {
@@ -54,7 +54,7 @@ impl UpstreamStream {
     }
 }
 
-impl AsyncRead for UpstreamStream {
+impl AsyncRead for UpstreamSocket {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -67,7 +67,7 @@ impl AsyncRead for UpstreamStream {
     }
 }
 
-impl AsyncWrite for UpstreamStream {
+impl AsyncWrite for UpstreamSocket {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
