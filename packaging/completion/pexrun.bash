@@ -1,5 +1,5 @@
 
-# Jobs and versions, from what this host has cached: instant, and without the network.
+# Jobs and versions of cached builds: instant, and without the network.
 _pexrun_builds() {
     local cur=${COMP_WORDS[COMP_CWORD]} word job= n=0 i
     for ((i = 1; i < COMP_CWORD; i++)); do

@@ -1,5 +1,5 @@
 
-# Jobs and versions, from what this host has cached: instant, and without the network.
+# Jobs and versions of cached builds: instant, and without the network.
 _pexrun_jobs() {
     compadd -- $(pexrun --list --cached 2>/dev/null | cut -d' ' -f1 | sort -u)
 }

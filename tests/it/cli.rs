@@ -485,10 +485,7 @@ fn fetch_with_too_few_open_files_is_io_error_that_names_limit() {
                 .stderr
                 .contains("allow this process more open files");
             assert!(is_named || outcome.code == 0, "{message}");
-            assert!(
-                !outcome.stderr.contains("belongs to this user"),
-                "{message}"
-            );
+            assert!(!outcome.stderr.contains("cache of this user"), "{message}");
         }
         run(&line, 100).exits(0);
     }

@@ -1,18 +1,18 @@
-//! What builds of this host are called: `<distribution codename>_<machine>`, such as `trusty_x86_64`.
+//! The architecture in the names of builds: `<distribution codename>_<machine>`, such as `trusty_x86_64`.
 
 use hostkit::{Exit, Failure};
 
-/// The arch of this host, from os-release(5) and uname(2).
+/// The architecture of this host, from os-release(5) and uname(2).
 ///
 /// # Errors
-/// The distribution does not say what it is called (exit 78).
+/// The distribution has no codename there (exit 78).
 pub fn host_arch() -> Result<String, Failure> {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let lsb = std::fs::read_to_string("/etc/lsb-release").unwrap_or_default();
     let codename = codename(&text, &lsb).ok_or_else(|| {
         Failure::new(
             Exit::CONFIG,
-            "/etc/os-release does not name this distribution's codename",
+            "/etc/os-release has no codename of this distribution",
         )
         .remedy("write `arch: codename_machine` into /etc/hostkit/pexrun.yaml, or give --arch")
     })?;
@@ -33,7 +33,7 @@ fn codename(os_release: &str, lsb_release: &str) -> Option<String> {
     };
     value(os_release, "VERSION_CODENAME")
         .or_else(|| value(lsb_release, "DISTRIB_CODENAME"))
-        // trusty and older say it only in passing: VERSION="14.04.5 LTS, Trusty Tahr".
+        // In trusty and older it is only part of the version: VERSION="14.04.5 LTS, Trusty Tahr".
         .or_else(|| {
             let version = value(os_release, "VERSION")?;
             let (_, name) = version
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codenames() {
+    fn codename_is_read_from_release_files() {
         for (os, lsb, expected) in [
             (
                 "NAME=\"Debian\"\nVERSION_CODENAME=bookworm\n",

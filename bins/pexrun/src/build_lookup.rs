@@ -1,4 +1,4 @@
-//! Finding a build: in the cache, then in each repository in turn, by its name or by the beginning of its hash.
+//! Looks up a build: in the cache, then in each repository in turn, by its name or a prefix of its hash.
 
 pub(crate) mod cached;
 
@@ -12,13 +12,13 @@ use tracing::{debug, warn};
 use crate::config::Config;
 use crate::name_template::{SHORT_HASH_MIN, spellings};
 
-/// So many builds that begin alike are named in an error.
-const ALIKE_LIMIT: usize = 20;
+/// How many builds an ambiguity error names.
+const MAX_NAMED_BUILDS: usize = 20;
 
-/// Gets a build onto this host.
+/// Fetches a build to this host.
 ///
 /// # Errors
-/// There is no such build (exit 127), or a repository that may have it does not say (exit 125).
+/// No such build (exit 127), or a repository that may have it cannot be read (exit 125).
 pub(crate) fn build(config: &Config, job: &str, version: &str) -> Result<CachedBlob, Failure> {
     let names = config.names(job, version);
     if let Some(blob) = cached::from_cache(config, &names)? {
@@ -31,7 +31,7 @@ pub(crate) fn build(config: &Config, job: &str, version: &str) -> Result<CachedB
                 format!("build {version} of {job} is not in the cache"),
             )
             .remedy(format!(
-                "run it once without --offline; `pexrun --list --cached {job}` lists what is"
+                "run it once without --offline; `pexrun --list --cached {job}` lists cached builds"
             ))
         });
     }
@@ -51,7 +51,7 @@ pub(crate) fn build(config: &Config, job: &str, version: &str) -> Result<CachedB
             RepositoryResult::NotFound => {
                 debug!(
                     repository = hostkit::mask::mask_url(repository),
-                    "not there"
+                    "build not found"
                 )
             }
             RepositoryResult::Undetermined(found) => {
@@ -71,7 +71,7 @@ pub(crate) fn build(config: &Config, job: &str, version: &str) -> Result<CachedB
                     warn!("{failure}");
                 }
                 warn!(
-                    "cannot list the builds of {job}: running the only cached one that begins with {version}, {}",
+                    "cannot list the builds of {job}; running the only cached one whose hash starts with {version}, {}",
                     blob.entry.source
                 );
                 return Ok(blob);
@@ -81,12 +81,11 @@ pub(crate) fn build(config: &Config, job: &str, version: &str) -> Result<CachedB
     }
     let failure = Failure::new(
         Exit::LAUNCHER_FAILED,
-        format!("cannot get build {version} of {job}"),
+        format!("cannot fetch build {version} of {job}"),
     );
     Err(because(failure, &failures))
 }
 
-/// The failure with others as its causes.
 pub(crate) fn because(failure: Failure, failures: &[Failure]) -> Failure {
     match FailureChain::of(failures) {
         Some(causes) => failure.because(causes),
@@ -94,7 +93,7 @@ pub(crate) fn because(failure: Failure, failures: &[Failure]) -> Failure {
     }
 }
 
-/// What one repository has of a build.
+/// The result of searching one repository.
 enum RepositoryResult {
     /// The build, which is in the cache now.
     Found(Box<CachedBlob>),
@@ -104,13 +103,13 @@ enum RepositoryResult {
     Undetermined(Vec<Failure>),
 }
 
-/// Whether asking the next repository would change nothing: an ambiguous hash, a cache that cannot hold it, a signal.
+/// Whether searching the next repository is pointless: an ambiguous hash, a cache that cannot hold the build, a signal.
 fn is_final(failure: &Failure) -> bool {
     matches!(failure.exit(), Exit::LAUNCHER_FAILED | Exit::CANNOT_CREATE)
         || failure.signal().is_some()
 }
 
-/// Several failures as one chain of causes: a line each.
+/// Several failures as one chain of causes, a line each.
 #[derive(Debug)]
 struct FailureChain {
     text: String,
@@ -145,29 +144,28 @@ fn no_such_build(config: &Config, job: &str, version: &str, names: &[String]) ->
     let is_web = |repository: &String| is_web(repository);
     let web = config.repositories.iter().any(is_web);
     let remedy = if is_short(version) && web {
-        "a web server cannot be searched: give the whole git hash".to_owned()
+        "give the whole git hash: a web server cannot be searched".to_owned()
     } else if hostkit::hex::is_hex(version) && version.len() < SHORT_HASH_MIN {
         format!("give at least {SHORT_HASH_MIN} digits of its git hash")
     } else if config.repositories.iter().all(is_web) {
         "check its name and version".to_owned()
     } else {
-        format!("`pexrun --list {job}` lists those there are")
+        format!("`pexrun --list {job}` lists the builds")
     };
     Failure::new(
         Exit::NO_SUCH_PROGRAM,
-        format!("there is no build {version} of {job}"),
+        format!("no build {version} of {job}"),
     )
     .remedy(remedy)
     .because(format!(
-        "looked for {} in {}",
+        "searched for {} in {}",
         names.join(" and "),
-        shown(&config.repositories)
+        display_repositories(&config.repositories)
     ))
 }
 
-/// Repositories, for people.
 #[must_use]
-pub(crate) fn shown(repositories: &[String]) -> String {
+pub(crate) fn display_repositories(repositories: &[String]) -> String {
     repositories
         .iter()
         .map(|repository| hostkit::mask::mask_url(repository))
@@ -175,22 +173,22 @@ pub(crate) fn shown(repositories: &[String]) -> String {
         .join(", ")
 }
 
-/// Where a file of a repository is.
+/// The source of a file in a repository.
 ///
 /// # Errors
-/// The repository is no place at all (exit 78).
+/// The URL of the repository is invalid (exit 78).
 pub(crate) fn source(repository: &str, name: &str) -> Result<ArtifactSource, Failure> {
     ArtifactSource::parse(&format!("{}/{name}", repository.trim_end_matches('/')))
         .map_err(|failure| failure.with_exit(Exit::CONFIG))
 }
 
-/// Whether a repository is a web server, which does not list what it has.
+/// Whether a repository is a web server, which cannot be listed.
 fn is_web(repository: &str) -> bool {
     matches!(source(repository, "x"), Ok(ArtifactSource::Http(_)))
 }
 
 /// # Errors
-/// Those that asking the next repository does not change.
+/// Those for which searching the next repository is pointless.
 fn from_repository(
     config: &Config,
     repository: &str,
@@ -208,11 +206,11 @@ fn from_repository(
         };
         let exit = failure.exit();
         failures.push(failure);
-        // A bucket whose client may not list it answers 403 for a key that it does not have: the next one may be there.
+        // S3 returns 403 for an absent key of a bucket that may not be listed: the next name may exist.
         if exit == Exit::DENIED {
             continue;
         }
-        // The copy of another of its names is as good as that of this one would be.
+        // The cached copy of any of the build's names will do.
         if exit == Exit::UNAVAILABLE
             && let Some(blob) = cached::any_name(config, repository, names)?
         {
@@ -224,7 +222,7 @@ fn from_repository(
         return Ok(RepositoryResult::Undetermined(failures));
     }
     if is_short(version) && !is_web(repository) {
-        match by_beginning(config, repository, job, version) {
+        match by_hash_prefix(config, repository, job, version) {
             Ok(Some(blob)) => return Ok(RepositoryResult::Found(Box::new(blob))),
             Ok(None) => {}
             Err(failure) if failure.exit() == Exit::NOT_FOUND => {}
@@ -239,8 +237,8 @@ fn from_repository(
     })
 }
 
-/// Looks the one build up whose hash begins as asked.
-fn by_beginning(
+/// Fetches the only build whose hash starts with `version`.
+fn by_hash_prefix(
     config: &Config,
     repository: &str,
     job: &str,
@@ -259,90 +257,91 @@ fn by_beginning(
     }
 }
 
-/// Whether a version may be the beginning of a git hash.
+/// Whether a version may be an abbreviated git hash.
 #[must_use]
 pub(crate) fn is_short(version: &str) -> bool {
     (SHORT_HASH_MIN..40).contains(&version.len()) && hostkit::hex::is_hex(version)
 }
 
-/// Whether a hash begins so, in capitals or not.
-fn begins(hash: &str, beginning: &str) -> bool {
-    let start = hash.as_bytes().get(..beginning.len());
-    start.is_some_and(|start| start.eq_ignore_ascii_case(beginning.as_bytes()))
+/// Whether a hash has a prefix, in either case.
+fn has_prefix(hash: &str, hash_prefix: &str) -> bool {
+    let start = hash.as_bytes().get(..hash_prefix.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(hash_prefix.as_bytes()))
 }
 
-/// The builds of a job whose hash begins as asked, no more than an error names.
+/// The builds of a job whose hash has a prefix, at most as many as an error names.
 struct PrefixMatches<'a> {
     config: &'a Config,
     job: &'a str,
-    beginning: &'a str,
+    hash_prefix: &'a str,
     /// Hash -> file name.
     found: BTreeMap<String, String>,
 }
 
 impl<'a> PrefixMatches<'a> {
-    const fn new(config: &'a Config, job: &'a str, beginning: &'a str) -> Self {
+    const fn new(config: &'a Config, job: &'a str, hash_prefix: &'a str) -> Self {
         Self {
             config,
             job,
-            beginning,
+            hash_prefix,
             found: BTreeMap::new(),
         }
     }
 
-    /// Takes the name of a file into account; breaks off when more of them change nothing.
+    /// Adds the name of a file; breaks off when more matches would change nothing.
     fn add(&mut self, name: &str) -> ControlFlow<()> {
         let Self { config, job, .. } = *self;
         if let Some((_, version)) = config.pex_name.read(name, Some(job), &config.arch)
             && hostkit::hex::is_hex(&version)
-            && begins(&version, self.beginning)
+            && has_prefix(&version, self.hash_prefix)
         {
             self.found
                 .insert(version.to_ascii_lowercase(), name.to_owned());
         }
-        if self.found.len() > ALIKE_LIMIT {
+        if self.found.len() > MAX_NAMED_BUILDS {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
     }
 
-    /// The name of the only match.
     fn only(self) -> Result<Option<String>, Failure> {
-        let Self { job, beginning, .. } = self;
+        let Self {
+            job, hash_prefix, ..
+        } = self;
         let mut hashes: Vec<&str> = self.found.keys().map(String::as_str).collect();
         let count = match hashes.len() {
             0 | 1 => return Ok(self.found.into_values().next()),
-            count if count > ALIKE_LIMIT => {
-                hashes[ALIKE_LIMIT] = "...";
-                format!("more than {ALIKE_LIMIT}")
+            count if count > MAX_NAMED_BUILDS => {
+                hashes[MAX_NAMED_BUILDS] = "...";
+                format!("more than {MAX_NAMED_BUILDS}")
             }
             count => count.to_string(),
         };
         Err(Failure::new(
             Exit::LAUNCHER_FAILED,
-            format!("{beginning} is the beginning of {count} builds of {job}"),
+            format!("{hash_prefix} is ambiguous: {count} builds of {job} start with it"),
         )
-        .remedy(format!("give more of it: {}", hashes.join(", "))))
+        .remedy(format!("give more digits: {}", hashes.join(", "))))
     }
 }
 
-/// Fetches one file; `None` when there is no such file.
+/// Fetches one file; `None` when it does not exist.
 fn fetch(config: &Config, source: ArtifactSource) -> Result<Option<CachedBlob>, Failure> {
-    let want = FetchRequest {
+    let request = FetchRequest {
         source,
         sha256: None,
         bypass: None,
     };
-    match s3cache::fetch(&want, &config.settings) {
+    match s3cache::fetch(&request, &config.settings) {
         Ok((LocalArtifact::Cached(blob), result)) => {
-            debug!(source = %want.source, result = result.name(), "found");
+            debug!(source = %request.source, result = result.name(), "found");
             Ok(Some(*blob))
         }
         Ok(_) => Err(Failure::new(
             Exit::LAUNCHER_FAILED,
-            format!("{} cannot be kept in the cache", want.source),
+            format!("cannot cache {}", request.source),
         )
-        .remedy("make room there, or name another with --cache-dir")),
+        .remedy("free some space there, or name another cache with --cache-dir")),
         Err(failure) if failure.exit() == Exit::NOT_FOUND => Ok(None),
         Err(failure) if failure.exit() == Exit::CANNOT_CREATE && config.has_own_cache() => {
             Err(failure
@@ -352,10 +351,10 @@ fn fetch(config: &Config, source: ArtifactSource) -> Result<Option<CachedBlob>, 
     }
 }
 
-/// Hands `each` what a repository has under a beginning of a name, until all was seen or it breaks off.
+/// Passes every file of a repository whose name starts with `prefix` to `each`, until that breaks off.
 ///
 /// # Errors
-/// It cannot be listed: it is a web server, it failed, or its end did not come in time.
+/// The repository cannot be listed: it is a web server, it failed, or the deadline is over.
 pub(crate) fn list(
     config: &Config,
     repository: &str,

@@ -1,4 +1,4 @@
-//! Becoming the program: the command line, `PEX_ROOT`, the lease that outlives exec, and why exec failed.
+//! Starts the program: its command line, `PEX_ROOT`, the lease that is inherited through exec, and errors of exec.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -21,23 +21,20 @@ use tracing::{debug, info, warn};
 use crate::config::{Config, PexRoot};
 
 /// How long a build may stay open for writing (ETXTBSY).
-const BUSY_MAX: Duration = Duration::from_secs(10);
-/// How often it is tried again.
-const BUSY_POLL: Duration = Duration::from_millis(2);
-/// Where programs are looked for when `PATH` is unset, as execvp(3) does.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const BUSY_POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// The path of execvp(3) when `PATH` is unset.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// A command that is ready to be run, and what must stay open for as long as it runs.
+/// A command that is ready to run, and the leases that it needs.
 #[derive(Debug)]
 pub(crate) struct ProgramLaunch {
-    /// The command.
     pub command: Command,
     path: PathBuf,
     leases: Vec<File>,
 }
 
 impl ProgramLaunch {
-    /// Prepares to run a build with these arguments.
     #[must_use]
     pub(crate) fn new(config: &Config, blob: CachedBlob, args: &[OsString]) -> Self {
         let path = blob.path.clone();
@@ -66,9 +63,9 @@ impl ProgramLaunch {
         }
     }
 
-    /// The command line, for people.
+    /// The command line, quoted for a shell.
     #[must_use]
-    pub(crate) fn shown(&self) -> String {
+    pub(crate) fn command_line(&self) -> String {
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
         let env = self.command.get_envs().filter_map(|(name, value)| {
             Some(format!(
@@ -81,30 +78,31 @@ impl ProgramLaunch {
         format!("{}{}", env.collect::<String>(), words.join(" "))
     }
 
-    /// Replaces this process by the program: same pid, signals, terminal and exit code.
+    /// Replaces this process by the program, with the same pid, signals, terminal and exit code.
     ///
     /// # Errors
     /// It cannot be executed (exit 126); on success this does not return.
     pub(crate) fn exec(mut self) -> Result<Exit, Failure> {
         for lease in &self.leases {
-            // Handed on, so that the artifact is not evicted while the program runs from it.
+            // Inherited, so that the artifact is not evicted while the program runs.
             if let Err(error) = fcntl(lease.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())) {
-                warn!(%error, "the lease ends with this process");
+                warn!(%error, "cannot pass the lease on to the program");
             }
         }
         let program = PathBuf::from(self.command.get_program());
         let mut waited = Duration::ZERO;
         let error = loop {
             let error = self.command.exec();
-            // Somebody has it open for writing, such as a process that is just being started with our files open.
-            if error.kind() != io::ErrorKind::ExecutableFileBusy || waited >= BUSY_MAX {
+            // Another process has it open for writing, such as a child between fork and exec that inherited the
+            // descriptor.
+            if error.kind() != io::ErrorKind::ExecutableFileBusy || waited >= BUSY_TIMEOUT {
                 break error;
             }
             if waited.is_zero() {
-                info!("{} is open for writing: waiting", self.path.display());
+                info!(path = %self.path.display(), "build is open for writing; waiting");
             }
-            std::thread::sleep(BUSY_POLL);
-            waited += BUSY_POLL;
+            std::thread::sleep(BUSY_POLL_INTERVAL);
+            waited += BUSY_POLL_INTERVAL;
         };
         Err(explain(&program, &self.path, error))
     }
@@ -125,8 +123,8 @@ fn is_elf(file: &File) -> bool {
     file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"\x7fELF"
 }
 
-/// Where pexes unpack themselves so that it outlives the sandbox, with the locks that keep gc away. Only a directory
-/// that is the caller's alone: what lies there is run.
+/// The `PEX_ROOT` that outlives the sandbox, with the locks that keep gc away. Only a directory that is the caller's
+/// alone, because its content is executed.
 fn pex_root(config: &Config, blob: &CachedBlob) -> Option<(PathBuf, [File; 2])> {
     if config.pex_root == PexRoot::Keep || !blob.is_pex() {
         return None;
@@ -137,29 +135,29 @@ fn pex_root(config: &Config, blob: &CachedBlob) -> Option<(PathBuf, [File; 2])> 
         .cache_dir
         .join(me.to_string())
         .join("pex-root");
-    // A program that pexrun runs may run another one: that one needs a lease of its own.
+    // A program that pexrun runs may run another one, which needs a lease of its own.
     if hostkit::env::var_os("PEX_ROOT").is_some_and(|given| given != *path) {
         return None;
     }
     let dir = match Dir::open(&path) {
         Ok(dir) => dir,
         Err(error) => {
-            debug!(%error, "there is no {}", path.display());
+            debug!(%error, path = %path.display(), "cannot open the pex root");
             return None;
         }
     };
     let found = dir.metadata().ok()?;
     if found.st_uid != me || found.st_mode & 0o077 != 0 {
         warn!(
-            "{} is open to others: PEX_ROOT is left alone",
-            path.display()
+            path = %path.display(),
+            "PEX_ROOT not set: other users can access the directory"
         );
         return None;
     }
     match s3cache::lease_unpacked_pex(&dir, &blob.entry.sha256, &blob.file) {
         Ok(leases) => Some((path, leases)),
         Err(error) => {
-            warn!(%error, "cannot take a lease in {}: PEX_ROOT is left alone", path.display());
+            warn!(%error, path = %path.display(), "PEX_ROOT not set: cannot take a lease");
             None
         }
     }
@@ -172,10 +170,7 @@ fn pex_root(config: &Config, blob: &CachedBlob) -> Option<(PathBuf, [File; 2])> 
 pub(crate) fn warm(config: &Config, blob: CachedBlob) -> Result<Exit, Failure> {
     let path = blob.path.clone();
     if !blob.is_pex() {
-        debug!(
-            "{} is not a pex: there is nothing to unpack",
-            path.display()
-        );
+        debug!("{} is not a pex, and needs no unpacking", path.display());
         return Ok(Exit::OK);
     }
     check(&path)?;
@@ -184,14 +179,14 @@ pub(crate) fn warm(config: &Config, blob: CachedBlob) -> Result<Exit, Failure> {
         Ok(status) if status.success() => Ok(Exit::OK),
         Ok(status) => Err(Failure::new(
             Exit::LAUNCHER_FAILED,
-            format!("{} did not unpack: {status}", path.display()),
+            format!("cannot unpack {}: {status}", path.display()),
         )
-        .remedy("run it once to see why")),
+        .remedy("run it once to see the cause")),
         Err(error) => Err(explain(&path, &path, error)),
     }
 }
 
-/// Names what exec(2) leaves its reader to guess.
+/// Finds the cause of a failed exec(2), whose error code is ambiguous.
 fn explain(program: &Path, build: &Path, error: io::Error) -> Failure {
     let failure =
         |message: String, remedy: &str| Failure::new(Exit::NOT_EXECUTABLE, message).remedy(remedy);
@@ -204,7 +199,7 @@ fn explain(program: &Path, build: &Path, error: io::Error) -> Failure {
     }
     if let Some(interpreter) = missing_interpreter(build) {
         let message = format!(
-            "{} needs {interpreter}, which is not there",
+            "{} needs {interpreter}, which does not exist",
             build.display()
         );
         return failure(
@@ -216,7 +211,7 @@ fn explain(program: &Path, build: &Path, error: io::Error) -> Failure {
     if noexec {
         return failure(
             format!("{} is on a filesystem mounted noexec", build.display()),
-            "mount it without, or name another cache with --cache-dir",
+            "remount it with exec, or name another cache with --cache-dir",
         );
     }
     let found = build.metadata();
@@ -225,9 +220,9 @@ fn explain(program: &Path, build: &Path, error: io::Error) -> Failure {
         .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     let executable = found.is_ok_and(|found| found.mode() & 0o111 != 0);
     let remedy = if is_gone {
-        "it was removed meanwhile: try again"
+        "try again: it was removed meanwhile"
     } else if executable && error.kind() == io::ErrorKind::NotFound {
-        "its loader or interpreter is missing: run a build for this host's distribution"
+        "run a build for this host's distribution: its loader or interpreter is missing"
     } else if executable {
         "check that it is a program for this machine"
     } else {
@@ -236,18 +231,19 @@ fn explain(program: &Path, build: &Path, error: io::Error) -> Failure {
     failure(format!("cannot execute {}", build.display()), remedy).because(error)
 }
 
-/// The first bytes of a build, to its first line's end and not too far.
+/// The first line of a build, up to 4096 bytes.
 fn first_line(build: &Path) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     BufReader::new(File::open(build)?.take(4096)).read_until(b'\n', &mut line)?;
     Ok(line)
 }
 
-/// The interpreter of the `#!` line, when it cannot be found; of `env NAME` that is NAME.
+/// The interpreter of the `#!` line, if it is missing; of `env NAME`, that is NAME.
 fn missing_interpreter(build: &Path) -> Option<String> {
     let line = first_line(build).ok()?;
     let line = String::from_utf8_lossy(&line);
-    // As the kernel reads it: a carriage return is part of a name, and what follows the first one is one argument.
+    // As the kernel reads it: a carriage return is part of the name, and everything after the first blank is one
+    // argument.
     let blank = [' ', '\t'];
     let line = line
         .strip_prefix("#!")?
@@ -277,11 +273,11 @@ fn missing_interpreter(build: &Path) -> Option<String> {
     (!found).then(|| name.escape_debug().to_string())
 }
 
-/// Whether a build can be run at all, before exec: env(1) would end with 127, which means something else, and execvp(3)
-/// hands what the kernel does not know to `/bin/sh`, whatever it holds.
+/// Checks before exec whether a build can be run: env(1) would exit with 127, which has another meaning here, and
+/// execvp(3) would pass unknown content to `/bin/sh`.
 ///
 /// # Errors
-/// It cannot (exit 126).
+/// It cannot be run (exit 126).
 pub(crate) fn check(build: &Path) -> Result<(), Failure> {
     if missing_interpreter(build).is_some() {
         return Err(explain(build, build, io::ErrorKind::NotFound.into()));
@@ -295,7 +291,7 @@ pub(crate) fn check(build: &Path) -> Result<(), Failure> {
         return Err(Failure::new(
             Exit::NOT_EXECUTABLE,
             format!(
-                "{} is neither a program nor a script: it does not begin with #!",
+                "{} is not a program or script: it does not start with #!",
                 build.display()
             ),
         )
@@ -309,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_shown_as_a_shell_would_read_them() {
+    fn words_are_quoted_for_shell() {
         for (word, expected) in [
             ("--port=80", "--port=80"),
             ("a b", "'a b'"),
@@ -321,25 +317,22 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_interpreter_is_named() {
+    fn missing_interpreter_is_named() {
         let temp = tempfile::tempdir().unwrap();
         let build = temp.path().join("b.pex");
         for (line, expected) in [
             ("#!/nowhere/python9\n", Some("/nowhere/python9")),
+            ("#!/usr/bin/env missing-python\n", Some("missing-python")),
             (
-                "#!/usr/bin/env python-of-nobody\n",
-                Some("python-of-nobody"),
+                "#!/usr/bin/env -S A=1 missing-python -x\n",
+                Some("missing-python"),
             ),
             (
-                "#!/usr/bin/env -S A=1 python-of-nobody -x\n",
-                Some("python-of-nobody"),
-            ),
-            (
-                "#!/usr/bin/env python-of-nobody -u\n",
-                Some("python-of-nobody -u"),
+                "#!/usr/bin/env missing-python -u\n",
+                Some("missing-python -u"),
             ),
             ("#!/bin/sh\r\n", Some("/bin/sh\\r")),
-            ("#!/usr/bin/env -S -u A python-of-nobody\n", None),
+            ("#!/usr/bin/env -S -u A missing-python\n", None),
             ("#!/bin/sh\n", None),
             ("no line at all", None),
         ] {

@@ -1,4 +1,4 @@
-//! pexrun: runs a build by job name and git hash. It is fetched once per host by the `s3cache` crate; then this process
+//! pexrun runs a build by job name and git hash. The `s3cache` crate fetches it once per host; then this process
 //! becomes the program.
 
 mod arch;
@@ -11,7 +11,7 @@ mod name_template;
 
 pub use cli::Args;
 
-/// What the demo needs to name builds as this host expects them.
+/// For the demo, whose builds have the names that this host expects.
 #[doc(hidden)]
 pub mod testing {
     pub use crate::arch::host_arch;
@@ -25,10 +25,10 @@ use name_template::spellings;
 use s3cache::Freshness;
 use serde_json::json;
 
-/// Does what the command line asks for. As a launcher it exits with 125, 126 or 127 where the program did not run.
+/// Runs the tool. When the program could not be started it exits with 125, 126 or 127.
 ///
 /// # Errors
-/// See above.
+/// The failures behind these exit codes; an invalid configuration with `--check` (exit 78).
 pub fn run(args: Args, line: &CommandLine) -> Result<Exit, Failure> {
     check_usage(&args, line)?;
     if args.check {
@@ -40,7 +40,7 @@ pub fn run(args: Args, line: &CommandLine) -> Result<Exit, Failure> {
     })
 }
 
-/// Prints the configuration. No program would run, so that an invalid one is 78 here, as for the other tools.
+/// Prints the configuration. No program would run, so an invalid one is exit 78, as for the other tools.
 fn check(line: &CommandLine) -> Result<Exit, Failure> {
     let (config, mut sources) = Config::read(line)?;
     let repositories = config.repositories.iter();
@@ -56,10 +56,10 @@ fn check(line: &CommandLine) -> Result<Exit, Failure> {
     Ok(Exit::OK)
 }
 
-/// Refuses flags that would have no effect. A variable may stand there for other runs.
+/// Rejects flags that would have no effect. Their variables are allowed, because they may be meant for other runs.
 ///
 /// # Errors
-/// There is one (exit 125).
+/// A flag has no effect (exit 125).
 fn check_usage(args: &Args, line: &CommandLine) -> Result<(), Failure> {
     let usage =
         |text: &str, remedy: &str| Err(Failure::new(Exit::LAUNCHER_FAILED, text).remedy(remedy));
@@ -75,19 +75,16 @@ fn check_usage(args: &Args, line: &CommandLine) -> Result<(), Failure> {
             args.json,
         ];
         if others.contains(&true) {
-            let text = "--check looks at the configuration only, not at a build";
-            return usage(
-                text,
-                "give it without JOB and without other flags of what to do",
-            );
+            let text = "--check validates the configuration and takes no build";
+            return usage(text, "leave out JOB and the other actions");
         }
     }
     if line.has_flag("limit") && !args.list {
-        return usage("--limit goes with --list", "leave it out, or add --list");
+        return usage("--limit needs --list", "leave it out, or add --list");
     }
     if args.json && !args.list && !args.which {
         return usage(
-            "--json goes with --list or --which",
+            "--json needs --list or --which",
             "leave it out, or add one of them",
         );
     }
@@ -124,13 +121,12 @@ fn go(args: &Args, line: &CommandLine) -> Result<Exit, Failure> {
     ProgramLaunch::new(&config, blob, args.version().map_or(&[], |(_, args)| args)).exec()
 }
 
-/// The job and the version to run, or `None` when there is something to list.
+/// The job and version to run; `None` for a listing.
 fn named(args: &Args) -> Result<Option<(&str, &str)>, Failure> {
     let usage = |text: String| Failure::new(Exit::LAUNCHER_FAILED, text);
     let version = match args.version() {
         Some((version, _)) => Some(version.to_str().ok_or_else(|| {
-            usage(format!("{version:?} is not a version"))
-                .remedy("give it as it is in the repository")
+            usage(format!("invalid version {version:?}")).remedy("write it as in the repository")
         })?),
         None => None,
     };
@@ -138,10 +134,8 @@ fn named(args: &Args) -> Result<Option<(&str, &str)>, Failure> {
         // They become part of paths and URLs.
         let strange = |c: char| c.is_control() || c.is_whitespace() || "/\\?#%*".contains(c);
         if word.is_empty() || word.starts_with('.') || word.contains(strange) {
-            return Err(
-                usage(format!("{word:?} is not the name of a job or a version"))
-                    .remedy("give the names as they are in the repository"),
-            );
+            return Err(usage(format!("invalid job or version {word:?}"))
+                .remedy("write the names as in the repository"));
         }
     }
     if args.list {
@@ -149,8 +143,10 @@ fn named(args: &Args) -> Result<Option<(&str, &str)>, Failure> {
             return Err(usage("--list needs a job".to_owned()).remedy("name one, or add --cached"));
         }
         if let Some(version) = version {
-            return Err(usage(format!("--list takes a job only, not {version:?}"))
-                .remedy("leave out what stands behind the job"));
+            return Err(
+                usage(format!("--list takes a job and no version ({version:?})"))
+                    .remedy("leave out what follows the job"),
+            );
         }
         let others = [
             ("--which", args.which),
@@ -159,24 +155,27 @@ fn named(args: &Args) -> Result<Option<(&str, &str)>, Failure> {
             ("--dry-run", args.dry_run),
         ];
         if let Some((flag, _)) = others.iter().find(|(_, is_given)| *is_given) {
-            return Err(usage(format!("--list and {flag} exclude one another")).remedy("give one"));
+            return Err(
+                usage(format!("--list and {flag} exclude each other")).remedy("use only one")
+            );
         }
         return Ok(None);
     }
     if args.cached {
-        return Err(usage("--cached goes with --list".to_owned())
-            .remedy("to run only what is cached, give --offline"));
+        return Err(usage("--cached needs --list".to_owned())
+            .remedy("use --offline to run only cached builds"));
     }
     match (&args.job, version) {
         (Some(job), Some(version)) => Ok(Some((job, version))),
-        (Some(job), None) => Err(usage(format!("which build of {job}? a version is needed"))
-            .remedy(format!("pexrun {job} HASH_OR_VERSION [ARGS...]; `pexrun --list {job}` lists those there are"))),
-        _ => Err(usage("a job and a version are needed".to_owned())
-            .remedy("pexrun JOB HASH_OR_VERSION [ARGS...], or pexrun --list JOB")),
+        (Some(job), None) => Err(usage(format!("missing version of {job}")).remedy(format!(
+            "write pexrun {job} HASH_OR_VERSION [ARGS...]; `pexrun --list {job}` lists the builds"
+        ))),
+        _ => Err(usage("missing job and version".to_owned())
+            .remedy("write pexrun JOB HASH_OR_VERSION [ARGS...], or pexrun --list JOB")),
     }
 }
 
-/// Says what would be run when it is cached, and what would be asked for when not. Asks nobody.
+/// Prints the command if the build is cached, and otherwise the requests that would be made. Sends none.
 fn dry_run(config: &Config, job: &str, version: &str, args: &Args) -> Result<Exit, Failure> {
     let names = config.names(job, version);
     let offline = config.settings.freshness == Freshness::Offline;
@@ -187,7 +186,7 @@ fn dry_run(config: &Config, job: &str, version: &str, args: &Args) -> Result<Exi
     if let Some(blob) = cached {
         stdout::print_line(format_args!("cached {}", blob.entry.source))?;
         let launch = ProgramLaunch::new(config, blob, args.version().map_or(&[], |(_, args)| args));
-        stdout::print_line(format_args!("run {}", launch.shown()))?;
+        stdout::print_line(format_args!("run {}", launch.command_line()))?;
         return Ok(Exit::OK);
     }
     for repository in &config.repositories {
@@ -195,7 +194,7 @@ fn dry_run(config: &Config, job: &str, version: &str, args: &Args) -> Result<Exi
             let source = build_lookup::source(repository, name)?;
             let verb = match s3cache::find_cached(&source, &config.settings) {
                 Some(_) => "revalidate",
-                None => "ask",
+                None => "fetch",
             };
             stdout::print_line(format_args!("{verb} {source}"))?;
         }

@@ -12,16 +12,16 @@ use crate::build_lookup;
 use crate::cli::Args;
 use crate::config::{Config, trusted};
 
-/// A job and a version.
+/// Job and version.
 type JobVersion = (String, String);
 
-/// The builds published last, of a listing of any length: no more than `limit` are held.
+/// The builds published last, at most `limit` of them, of a listing of any length.
 #[derive(Debug)]
 struct NewestBuilds {
     limit: usize,
-    /// Build -> when it was published.
+    /// Build -> time of publication.
     published: BTreeMap<JobVersion, String>,
-    /// In the reverse order of the rows, so that what is left out is the last of them.
+    /// Sorted opposite to the rows, so that the first one is left out.
     by_time: BTreeSet<(String, Reverse<JobVersion>)>,
     truncated: bool,
 }
@@ -56,7 +56,7 @@ impl NewestBuilds {
         }
     }
 
-    /// Newest first, and by name those of one second.
+    /// Newest first; builds of the same second by name.
     fn into_rows(self) -> Vec<(JobVersion, String)> {
         let rows = self.by_time.into_iter().rev();
         rows.map(|(published, Reverse(build))| (build, published))
@@ -64,10 +64,10 @@ impl NewestBuilds {
     }
 }
 
-/// Prints the builds of a job, or with `cached_only` those in the cache, of every job when none is named.
+/// Prints the builds of a job; with `cached_only` those in the cache, of every job when no job is given.
 ///
 /// # Errors
-/// No repository could be listed (exit 125).
+/// No repository can be listed (exit 125).
 pub(crate) fn run(config: &Config, args: &Args, cached_only: bool) -> Result<Exit, Failure> {
     let job = args.job.as_deref();
     let cached = cached(config, job);
@@ -105,7 +105,7 @@ pub(crate) fn run(config: &Config, args: &Args, cached_only: bool) -> Result<Exi
     if truncated {
         let job = job.unwrap_or_default();
         warn!(
-            "only the {limit} builds of {job} that were published last are listed: raise --limit to see older ones"
+            "only the {limit} builds of {job} that were published last are listed; raise --limit to see older ones"
         );
         if args.json {
             stdout::print_json(&json!({"job": job, "truncated": true, "limit": limit}))?;
@@ -151,20 +151,20 @@ fn published(config: &Config, job: &str, limit: usize) -> Result<NewestBuilds, F
     match last {
         Some(failure) if !listed || nothing => Err(failure),
         None if nothing => {
-            let text = format!("there are no builds of {job} for {}", config.arch);
+            let text = format!("no builds of {job} for {}", config.arch);
             let failure = Failure::new(Exit::NO_SUCH_PROGRAM, text);
             Err(match missing.is_empty() {
                 true => failure
-                    .remedy("check its name; --arch lists those for other hosts")
+                    .remedy("check its name; --arch selects builds for other hosts")
                     .because(format!(
-                        "looked in {}",
-                        build_lookup::shown(&config.repositories)
+                        "searched {}",
+                        build_lookup::display_repositories(&config.repositories)
                     )),
                 false => build_lookup::because(failure.remedy("correct the repository"), &missing),
             })
         }
         Some(failure) => {
-            warn!("{failure}; the others are listed");
+            warn!("{failure}; listing the other repositories");
             Ok(newest)
         }
         None => Ok(newest),
@@ -189,7 +189,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn newest_builds_are_those_of_the_whole_listing_sorted(
+        fn newest_builds_match_sorted_listing(
             listing in proptest::collection::vec(("[a-d]{1,2}", "[0-9]{1,2}"), 0..40),
             limit in 1..10_usize,
         ) {

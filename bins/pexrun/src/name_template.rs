@@ -1,4 +1,4 @@
-//! The names of builds: filled in for a job and a version, and read back from a listing.
+//! Templates for the file names of builds: filled in for a job and a version, and matched against a listing.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use hostkit::{Exit, Failure};
 use s3cache::is_hash;
 use serde::de::{Deserialize, Deserializer, Error as _};
 
-/// A file name with `{job}`, `{version}` and maybe `{arch}` in it, in this order.
+/// A file name with `{job}`, `{version}` and optionally `{arch}`, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NameTemplate {
     before_job: String,
@@ -14,7 +14,7 @@ pub(crate) struct NameTemplate {
     after_version: String,
 }
 
-/// Parsed while a configuration file is read, so that an error names its line.
+/// Parsed while a configuration file is read, so that an error has its line.
 impl<'de> Deserialize<'de> for NameTemplate {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         Self::parse(&String::deserialize(from)?).map_err(D::Error::custom)
@@ -36,7 +36,7 @@ impl NameTemplate {
     /// Parses a template.
     ///
     /// # Errors
-    /// `{job}` and `{version}` are not in it in this order, or stand next to one another (exit 78).
+    /// It lacks `{job}` or `{version}`, in this order and with a separator between them (exit 78).
     pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
         let parts = text
             .split_once("{job}")
@@ -50,28 +50,26 @@ impl NameTemplate {
                 })
             }
             _ => Err(
-                Failure::new(Exit::CONFIG, format!("`{text}` is not a name of builds")).remedy(
-                    "write {job}, something between, then {version}: {job}-{version}-{arch}.pex",
-                ),
+                Failure::new(Exit::CONFIG, format!("invalid name of builds `{text}`"))
+                    .remedy("write {job}, a separator, then {version}: {job}-{version}-{arch}.pex"),
             ),
         }
     }
 
-    /// The file name of a build.
     #[must_use]
     pub(crate) fn fill(&self, job: &str, version: &str, arch: &str) -> String {
         let after = self.after_version.replace("{arch}", arch);
         format!("{}{job}{}{version}{after}", self.before_job, self.between)
     }
 
-    /// What all file names of a job's builds begin with.
+    /// The prefix of the file names of a job's builds.
     #[must_use]
     pub(crate) fn prefix(&self, job: &str) -> String {
         format!("{}{job}{}", self.before_job, self.between)
     }
 
-    /// The job and version of a file name, when it is one of this shape. `a-b-60a43ef` is the job `a-b`, not the version
-    /// `b-60a43ef` of `a`; `a-1.2-SNAPSHOT` is a version of `a`.
+    /// The job and version of a file name that matches. `a-b-60a43ef` is the job `a-b`, not the version `b-60a43ef` of
+    /// `a`; `a-1.2-SNAPSHOT` is a version of `a`.
     #[must_use]
     pub(crate) fn read(
         &self,
@@ -91,8 +89,8 @@ impl NameTemplate {
         (plain && whole).then(|| (found.to_owned(), version.to_owned()))
     }
 
-    /// Where the version begins: at the last separator when a hash follows it, else at the first dotted number, else at
-    /// the last separator.
+    /// Splits job and version: at the last separator before a hash, else before the first dotted number, else at the
+    /// last separator.
     fn split<'a>(&self, middle: &'a str) -> Option<(&'a str, &'a str)> {
         let last = middle.rsplit_once(&self.between)?;
         if is_hash(last.1) {
@@ -109,10 +107,10 @@ impl NameTemplate {
     }
 }
 
-/// The shortest beginning of a git hash that is looked for.
+/// The shortest prefix of a git hash that is looked up.
 pub(crate) const SHORT_HASH_MIN: usize = 4;
 
-/// A version as it is given, and then, if it may be a git hash, in lower case as git writes that.
+/// A version as given, then in lower case if it may be a git hash.
 #[must_use]
 pub(crate) fn spellings(version: &str) -> Vec<String> {
     let lower = version.to_ascii_lowercase();
@@ -122,7 +120,7 @@ pub(crate) fn spellings(version: &str) -> Vec<String> {
     std::iter::once(version.to_owned()).chain(lower).collect()
 }
 
-/// Whether it begins like a version number.
+/// Whether it starts like a version number.
 fn is_number(version: &str) -> bool {
     version
         .strip_prefix('v')
@@ -135,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_there_and_back() {
+    fn filled_template_is_read_back() {
         let pex = NameTemplate::parse("{job}-{version}-{arch}.pex").unwrap();
         let name = pex.fill("kafka-writer", "60a43ef", "trusty_x86_64");
         assert_eq!(name, "kafka-writer-60a43ef-trusty_x86_64.pex");
@@ -150,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_not_mistaken_for_another_that_begins_like_it() {
+    fn job_with_common_prefix_is_not_confused() {
         let jar = NameTemplate::parse("{job}-{version}.jar").unwrap();
         for (name, job, expected) in [
             ("a-b-60a43ef.jar", None, Some(("a-b", "60a43ef"))),
@@ -171,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_that_cannot_be_read_back_are_refused() {
+    fn ambiguous_template_is_rejected() {
         for text in [
             "{job}.pex",
             "{version}-{job}.pex",

@@ -1,5 +1,6 @@
-//! Whether a tar or gzip artifact is whole, decided while its bytes stream by: checksums and lengths in bounded memory.
-//! Nothing is unpacked. What tar(1) and gzip(1) read without an error passes; what only they could judge passes too.
+//! Checks whether a tar or gzip artifact is complete while its bytes stream by: checksums and lengths, in bounded
+//! memory, without unpacking. What tar(1) and gzip(1) read without an error passes, and so does what only they could
+//! check.
 
 pub(crate) mod gzip;
 pub(crate) mod header;
@@ -11,10 +12,9 @@ use crate::unpack::ArchiveKind;
 use gzip::GzipReader;
 use header::{BLOCK, is_header};
 
-/// Bytes decompressed at once.
 const BUFFER: usize = 64 << 10;
 
-/// What compressed archives begin with, as tar(1) recognises them.
+/// The magic numbers of compressed archives, as tar(1) recognizes them.
 const COMPRESSED: [(&[u8], &str); 9] = [
     (b"\x1f\x8b", GZIP),
     (b"BZh", "bzip2"),
@@ -28,17 +28,15 @@ const COMPRESSED: [(&[u8], &str); 9] = [
 ];
 const GZIP: &str = "gzip";
 
-/// The bytes of an artifact. tar(1) looks at what an archive is, not at its name, and so does this.
+/// The content of an artifact, detected by its bytes as tar(1) does, not by its name.
 pub(crate) enum ArchiveContent<R> {
-    /// Without compression.
     Plain(Chain<Cursor<Vec<u8>>, R>),
-    /// Compressed with gzip.
     Gzip(Box<GzipReader<Chain<Cursor<Vec<u8>>, R>>>),
     /// Compressed with a program that is not supported.
     Unsupported(&'static str),
 }
 
-/// Finds out how an artifact is compressed.
+/// Detects the compression of an artifact.
 ///
 /// # Errors
 /// Reading failed, or it should be a tar and is neither that nor compressed.
@@ -52,13 +50,13 @@ pub(crate) fn open<R: BufRead>(kind: ArchiveKind, mut bytes: R) -> io::Result<Ar
         _ if is_tar => ArchiveContent::Plain(whole),
         Some(GZIP) => ArchiveContent::Gzip(Box::new(GzipReader::new(whole))),
         Some(program) => ArchiveContent::Unsupported(program),
-        // Its reader says what is wrong.
+        // Its reader reports the error.
         None if kind == ArchiveKind::Tgz => ArchiveContent::Gzip(Box::new(GzipReader::new(whole))),
         None => return Err(invalid("it is not a tar archive")),
     })
 }
 
-/// The program that compressed what begins so.
+/// The program that writes the magic number of a block.
 fn compression(block: &[u8]) -> Option<&'static str> {
     let mut known = COMPRESSED.iter();
     known.find_map(|(magic, program)| block.starts_with(magic).then_some(*program))
@@ -80,17 +78,14 @@ pub fn check(kind: ArchiveKind, bytes: impl BufRead) -> io::Result<()> {
             if kind != ArchiveKind::Gz {
                 tar::check(&mut bytes)?;
             }
-            // The checksum stands at the end.
+            // The checksum is at the end.
             skip(&mut bytes, u64::MAX).map(|_| ())
         }
         ArchiveContent::Unsupported(_) => Ok(()),
     }
 }
 
-/// Reads a block, or what there is of one.
-///
-/// # Errors
-/// Reading failed.
+/// Fills a block, or reads the rest when there is less.
 pub(crate) fn fill(bytes: &mut impl Read, block: &mut [u8]) -> io::Result<usize> {
     let mut got = 0;
     while got < block.len() {
@@ -104,7 +99,7 @@ pub(crate) fn fill(bytes: &mut impl Read, block: &mut [u8]) -> io::Result<usize>
     Ok(got)
 }
 
-/// Reads past `length` bytes; returns how many of them there were.
+/// Skips up to `length` bytes; returns how many were skipped.
 fn skip(bytes: &mut impl BufRead, length: u64) -> io::Result<u64> {
     let mut left = length;
     while left > 0 {

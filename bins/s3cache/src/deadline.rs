@@ -1,5 +1,5 @@
-//! When a run must have ended (`--timeout`). The runtime's timers end what waits for the network; what reads and writes
-//! after that looks here.
+//! The deadline of a run (`--timeout`). The runtime's timers end waiting for the network; later reads and writes check
+//! the deadline themselves.
 
 use std::fmt::Display;
 use std::io::{self, Read};
@@ -8,10 +8,10 @@ use std::time::Duration;
 use hostkit::units::format_duration;
 use hostkit::{Exit, Failure, clock};
 
-/// The end of one run.
+/// The deadline of one run.
 #[derive(Debug, Clone)]
 pub struct Deadline {
-    /// What the run is about.
+    /// The artifact, for the error.
     what: String,
     timeout: Duration,
     /// Time since boot.
@@ -20,8 +20,8 @@ pub struct Deadline {
 
 /// The deadline is over.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the time is over")]
-pub struct DeadlineExceeded;
+#[error("the deadline is over")]
+pub(crate) struct DeadlineExceeded;
 
 impl From<DeadlineExceeded> for io::Error {
     fn from(error: DeadlineExceeded) -> Self {
@@ -30,7 +30,7 @@ impl From<DeadlineExceeded> for io::Error {
 }
 
 impl Deadline {
-    /// The end of a run that begins now and is about `what`.
+    /// A deadline `timeout` from now; `what` is named in its error.
     #[must_use]
     pub fn new(what: impl Display, timeout: Duration) -> Self {
         Self {
@@ -40,37 +40,32 @@ impl Deadline {
         }
     }
 
-    /// The time that is left.
+    /// The remaining time.
     #[must_use]
-    pub fn left(&self) -> Duration {
+    pub(crate) fn left(&self) -> Duration {
         self.at.saturating_sub(clock::since_boot())
     }
 
-    /// Makes sure that there is time left.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn check(&self) -> Result<(), DeadlineExceeded> {
+    /// Fails once the deadline is over.
+    pub(crate) fn check(&self) -> Result<(), DeadlineExceeded> {
         match self.left().is_zero() {
             true => Err(DeadlineExceeded),
             false => Ok(()),
         }
     }
 
-    /// The failure of a run that did not end in time (exit 75).
+    /// The failure of a run that did not finish in time (exit 75).
     #[must_use]
-    pub fn failure(&self) -> Failure {
+    pub(crate) fn failure(&self) -> Failure {
         let timeout = format_duration(self.timeout);
         let text = format!("{}: not finished within {timeout}", self.what);
         Failure::new(Exit::TRY_AGAIN, text).remedy("try again, or raise --timeout")
     }
 }
 
-/// Bytes that can be read until a deadline, and then fail.
+/// A reader that fails once the deadline is over.
 pub(crate) struct UntilDeadline<'a, R> {
-    /// The bytes.
     pub(crate) bytes: R,
-    /// Until when.
     pub(crate) deadline: &'a Deadline,
 }
 

@@ -1,4 +1,4 @@
-//! SHA-256: in hex, and of files.
+//! SHA-256 digests: in hex, and of files.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +10,10 @@ use sha2::{Digest as _, Sha256};
 /// A SHA-256 in lower-case hex: 64 characters.
 pub(crate) type Sha256Hex = String;
 
-/// Accepts 64 hex digits in either case.
+/// Parses 64 hex digits of either case.
 ///
 /// # Errors
-/// It is something else.
+/// It is not a SHA-256 in hex.
 pub fn parse(text: &str) -> Result<Sha256Hex, String> {
     if text.len() == 64 && is_hex(text) {
         Ok(text.to_ascii_lowercase())
@@ -51,7 +51,7 @@ mod tests {
     const A: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
     #[test]
-    fn a_file_shorter_than_said_is_an_error() {
+    fn digest_of_file_shorter_than_length_fails() {
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join("f"), "abc").unwrap();
         let file = File::open(temp.path().join("f")).unwrap();

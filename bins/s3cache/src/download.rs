@@ -1,5 +1,5 @@
-//! One download by the process that leads it: plan the parts, run the engine, verify, publish. Where the bytes go, and
-//! whether there is room for them, is `destination`'s.
+//! One download by the leader: plan the parts, transfer, verify, publish. `destination` owns where the bytes go and
+//! whether there is room for them.
 
 mod destination;
 mod expected_digest;
@@ -20,10 +20,10 @@ use crate::cache::index_entry::FileStamp;
 use crate::cache::partial_download::{FinishedPart, PartialDownload};
 use crate::cache::space::{self, SpaceLimits};
 use crate::cache::{CachedBlob, HostCache, IndexEntry};
-use crate::copy::{PendingFile, cannot_write};
+use crate::copy::{PendingFile, write_failure};
 use crate::progress::TransferProgress;
 use crate::settings::Settings;
-use crate::single_flight::TURNS;
+use crate::single_flight::MAX_TURNS;
 use crate::sink::{DownloadFile, DownloadSink, DownloadSummary, PartLayout, SinkThread};
 use crate::source::ArtifactSource;
 use crate::store::{
@@ -34,38 +34,30 @@ use crate::unpack;
 use crate::verification::{self, ExpectedDigest};
 use destination::DownloadDestination;
 
-/// So often a download begins anew when the object is replaced under it, or the stream breaks.
+/// How often a download restarts when the object is replaced meanwhile or its single stream breaks.
 const RESTARTS: u32 = 3;
 
-/// Everything a download needs to know.
+/// The inputs of a download, and what is known about the object so far.
 pub(crate) struct ArtifactDownload<'a> {
-    /// Where from.
     pub store: Rc<dyn ObjectStore>,
-    /// What.
     pub source: &'a ArtifactSource,
-    /// Its file name.
     pub name: &'a str,
-    /// How.
     pub settings: &'a Settings,
-    /// The digest the caller demands.
+    /// The digest that the caller requires.
     pub sha256: Option<&'a str>,
-    /// What becomes of recently used blobs when the cache is full.
     pub recent: RecentPolicy,
-    /// What is known of it already.
+    /// The object's properties, once requested.
     pub meta: Option<ObjectMeta>,
-    /// The digest somebody vouches for, once it was looked for: one look per fetch.
-    pub vouched: Option<Option<ExpectedDigest>>,
+    /// The expected digest, once requested: `Some(None)` when none is published.
+    pub expected: Option<Option<ExpectedDigest>>,
 }
 
 /// How a download into the cache ended.
 pub(crate) enum DownloadOutcome {
-    /// In the cache.
     Published(Box<CachedBlob>),
     /// Complete and verified, but not published: the cache failed after the download.
     Unpublished {
-        /// The open file.
         file: File,
-        /// Its length (bytes).
         size: u64,
     },
     /// The cache cannot hold it; nothing was fetched.
@@ -81,10 +73,10 @@ enum TransferMode {
     SingleStream,
 }
 
-/// What stopped an attempt.
+/// Why an attempt ended.
 enum AttemptError {
     Store(StoreError),
-    /// The one stream of an object without ranges broke: it cannot be continued, but begun anew.
+    /// The single stream broke. Without ranges it cannot be continued, only restarted.
     Stream(StoreError),
     NoRoom(String),
     Fail(Failure),
@@ -96,7 +88,7 @@ impl From<StoreError> for AttemptError {
     }
 }
 
-/// A verified file.
+/// All bytes of the object, not verified yet.
 struct CompletedDownload {
     target: DownloadFile,
     summary: DownloadSummary,
@@ -139,9 +131,9 @@ impl ArtifactDownload<'_> {
         {
             Ok(arrived) => arrived,
             Err(AttemptError::NoRoom(why)) => return Ok(DownloadOutcome::NoRoom(why)),
-            // The cache's disk failed or filled up on the way: what is there is in the way of others.
+            // The cache's disk failed or filled up: the partial download would take space from others.
             Err(AttemptError::Store(error)) if error.kind == StoreErrorKind::Disk => {
-                if let Ok(dir) = share.records("partial") {
+                if let Ok(dir) = share.record_dir("partial") {
                     let _ = space::release(share, PartialDownload::remove(&dir, key, turn));
                 }
                 return Ok(DownloadOutcome::NoRoom(error.to_string()));
@@ -158,8 +150,8 @@ impl ArtifactDownload<'_> {
             .as_ref()
             .map(|record| record.name.clone())
             .unwrap_or_default();
-        let Ok(dir) = share.records("partial") else {
-            // Somebody removed the cache.
+        let Ok(dir) = share.record_dir("partial") else {
+            // The cache directory was removed meanwhile.
             self.verify(&arrived).await?;
             let file = arrived.target.data;
             return Ok(DownloadOutcome::Unpublished { file, size });
@@ -173,11 +165,11 @@ impl ArtifactDownload<'_> {
             return Ok(DownloadOutcome::Unpublished { file, size });
         };
         let mut entry = self.entry(&arrived, &file).map_err(disk)?;
-        // The kernel executes no file that somebody has open for writing: from here on nobody has.
+        // The kernel does not execute a file that is open for writing (ETXTBSY).
         drop(arrived);
         match share.publish(&dir, &file_name, &file, key, &mut entry) {
             Ok(path) => {
-                for turn in 0..TURNS {
+                for turn in 0..MAX_TURNS {
                     PartialDownload::remove_record(&dir, key, turn);
                 }
                 Ok(DownloadOutcome::Published(Box::new(CachedBlob {
@@ -188,7 +180,7 @@ impl ArtifactDownload<'_> {
             }
             Err(error) if is_out_of_resources(&error) => Err(disk(error)),
             Err(error) => {
-                warn!(%error, "cannot publish in {}: going on without the cache", share.display_path());
+                warn!(%error, path = share.display_path(), "cannot publish to the cache; continuing without it");
                 let _ = space::release(share, PartialDownload::remove(&dir, key, turn));
                 Ok(DownloadOutcome::Unpublished { file, size })
             }
@@ -214,7 +206,7 @@ impl ArtifactDownload<'_> {
                 placing.place()
             }
             Err(AttemptError::Store(error)) if error.kind == StoreErrorKind::Disk => {
-                Err(cannot_write(
+                Err(write_failure(
                     target,
                     io::Error::from_raw_os_error(nix::errno::Errno::ENOSPC as i32),
                 ))
@@ -227,10 +219,7 @@ impl ArtifactDownload<'_> {
         }
     }
 
-    /// What the store says of the object, asked once, when the store says more than its answers to GET do.
-    ///
-    /// # Errors
-    /// What the store said.
+    /// The object's properties by HEAD, requested once, for stores whose HEAD has more than their GET.
     pub(crate) async fn head(&mut self) -> Result<Option<ObjectMeta>, StoreError> {
         if self.meta.is_none() && self.store.wants_head() {
             self.meta = Some(self.store.head(self.source, None).await?.into_meta());
@@ -238,9 +227,9 @@ impl ArtifactDownload<'_> {
         Ok(self.meta.clone())
     }
 
-    /// The answer to a request for the first missing part of what an earlier process left, unless the object has become
-    /// another one or the store says by a HEAD what it is.
-    async fn continued(
+    /// Requests the first missing part of an interrupted download. `None` if the object has changed or the store
+    /// prefers HEAD.
+    async fn resume(
         &self,
         job: &ObjectTransfer,
         into: &DownloadDestination<'_>,
@@ -248,7 +237,7 @@ impl ArtifactDownload<'_> {
         if self.store.wants_head() {
             return Ok(None);
         }
-        let Some((header, missing)) = into.left(self.settings.part_size) else {
+        let Some((header, missing)) = into.find_resumable(self.settings.part_size) else {
             return Ok(None);
         };
         let (start, length) = header.part(missing);
@@ -265,7 +254,7 @@ impl ArtifactDownload<'_> {
                 Ok(same.then_some((meta, reply)))
             }
             Err(error) if error.kind == StoreErrorKind::Transient => Err(error),
-            // What was left belongs to another object, or to a lie about this one: it is asked about from its start.
+            // The partial download is of another version of the object: request it from its start.
             Err(_) => Ok(None),
         }
     }
@@ -275,30 +264,30 @@ impl ArtifactDownload<'_> {
         into: &DownloadDestination<'_>,
     ) -> Result<CompletedDownload, AttemptError> {
         let mut restarts = 0;
-        let mut way = TransferMode::Ranges;
+        let mut mode = TransferMode::Ranges;
         loop {
-            let stopped = match self.attempt(into, way).await {
+            let stopped = match self.attempt(into, mode).await {
                 Err(AttemptError::Stream(error)) => error,
                 Err(AttemptError::Store(error)) if error.kind == StoreErrorKind::Changed => error,
                 other => return other,
             };
             restarts += 1;
             if restarts > RESTARTS {
-                if way == TransferMode::SingleStream || stopped.kind != StoreErrorKind::Changed {
+                if mode == TransferMode::SingleStream || stopped.kind != StoreErrorKind::Changed {
                     return Err(AttemptError::Store(stopped));
                 }
-                warn!(source = %self.source, "its ranges do not fit together, as from servers that tag equal bytes differently or know no ranges: fetching it as one stream");
-                (restarts, way) = (0, TransferMode::SingleStream);
+                warn!(source = %self.source, "ranges are inconsistent: the server ignores them, or tags equal bytes differently; fetching as one stream");
+                (restarts, mode) = (0, TransferMode::SingleStream);
             }
-            info!(source = %self.source, "{stopped}: beginning anew");
+            info!(source = %self.source, error = %stopped, "restarting the download");
             self.meta = None;
             tokio::time::sleep(Duration::from_millis(100) * restarts).await;
         }
     }
 
-    /// The whole object in one answer, which is consistent in itself whatever other answers say. A checksum of the store
-    /// counts only if it is about the very same object.
-    async fn whole(
+    /// Requests the whole object in one response, which is consistent in itself. A checksum from HEAD counts only for
+    /// the same entity tag.
+    async fn begin_stream(
         &mut self,
         job: &ObjectTransfer,
     ) -> Result<(ObjectMeta, Option<GetResponse>), StoreError> {
@@ -311,18 +300,18 @@ impl ArtifactDownload<'_> {
         Ok((meta, Some(reply)))
     }
 
-    /// How the object begins to arrive by ranges: what identifies it, and the answer to the first request.
-    async fn begin(
+    /// Starts a download by ranges: the object's properties, and the first response.
+    async fn begin_ranges(
         &mut self,
         job: &ObjectTransfer,
         into: &DownloadDestination<'_>,
     ) -> Result<(ObjectMeta, Option<GetResponse>), StoreError> {
-        // S3 says everything in a HEAD; any other store in the answer to the first range.
+        // S3 reports everything in a HEAD, other stores in the response to the first range.
         let known = self
             .head()
             .await?
             .filter(|meta| meta.size.is_some() && meta.strong_etag().is_some());
-        Ok(match (known, self.continued(job, into).await?) {
+        Ok(match (known, self.resume(job, into).await?) {
             (_, Some((meta, reply))) => (meta, Some(reply)),
             (Some(meta), None) if self.store.wants_head() => (meta, None),
             _ => {
@@ -330,7 +319,7 @@ impl ArtifactDownload<'_> {
                 let mut reply = job.first(Some((0, probe - 1)), None).await?;
                 let whole = !reply.partial || reply.meta.size.is_some_and(|size| size <= probe);
                 if !whole && (reply.meta.strong_etag().is_none() || reply.meta.size.is_none()) {
-                    // Nothing would tell parts of one object from those of another: take it in one piece.
+                    // Without an entity tag parts of two versions could be mixed: fetch one stream.
                     reply = job.first(None, None).await?;
                 }
                 (reply.meta.clone(), Some(reply))
@@ -341,7 +330,7 @@ impl ArtifactDownload<'_> {
     async fn attempt(
         &mut self,
         into: &DownloadDestination<'_>,
-        way: TransferMode,
+        mode: TransferMode,
     ) -> Result<CompletedDownload, AttemptError> {
         let options = TransferOptions {
             connections: self.settings.connections,
@@ -353,9 +342,9 @@ impl ArtifactDownload<'_> {
             self.source.clone(),
             options,
         ));
-        let (meta, first) = match way {
-            TransferMode::Ranges => self.begin(&job, into).await?,
-            TransferMode::SingleStream => self.whole(&job).await?,
+        let (meta, first) = match mode {
+            TransferMode::Ranges => self.begin_ranges(&job, into).await?,
+            TransferMode::SingleStream => self.begin_stream(&job).await?,
         };
         let ranged = meta.size.is_some()
             && meta.strong_etag().is_some()
@@ -374,7 +363,7 @@ impl ArtifactDownload<'_> {
             size,
             part_size,
             crc,
-            archive: unpack::kind(self.name),
+            archive: unpack::archive_kind(self.name),
         };
         let (target, done) = into.open(shape, ranged.then_some(&meta), self.settings.max_rate)?;
         let reserved = size.unwrap_or(0);
@@ -382,7 +371,7 @@ impl ArtifactDownload<'_> {
             .transfer(&job, shape, ranged, &meta, first, target, done, into)
             .await;
         if ran.is_err() && !ranged {
-            into.abandon(reserved);
+            into.remove_partial(reserved);
         }
         let (target, summary) = ran?;
         Ok(CompletedDownload {
@@ -394,7 +383,7 @@ impl ArtifactDownload<'_> {
 
     #[allow(
         clippy::too_many_arguments,
-        reason = "one call, and each of them is one thing the transfer is made of"
+        reason = "one caller; a struct would only repeat the names"
     )]
     async fn transfer(
         &self,
@@ -427,7 +416,7 @@ impl ArtifactDownload<'_> {
                 let mut reserved = shape.size.unwrap_or(0);
                 job.stream(reply, &sink, |end| {
                     if end > reserved {
-                        // Without a length room is asked for in steps.
+                        // Without a length, room is reserved in steps.
                         let want = end.max(reserved + reserved.clamp(1 << 20, 64 << 20));
                         into.reserve(&room, reserved, want)?;
                         reserved = want;
@@ -438,7 +427,7 @@ impl ArtifactDownload<'_> {
                 .map(|_| ())
                 .map_err(|mut error| match error.kind {
                     StoreErrorKind::Transient => {
-                        error.message = format!("the transfer broke: {}", error.message);
+                        error.message = format!("the transfer was interrupted: {}", error.message);
                         AttemptError::Stream(error)
                     }
                     _ => AttemptError::Store(error),
@@ -463,7 +452,7 @@ impl ArtifactDownload<'_> {
         };
         shown.abort();
         drop(sink);
-        match (result, ended(thread).await) {
+        match (result, join_sink(thread).await) {
             (Ok(()), Ok((summary, target))) => {
                 if shape.size.is_none() {
                     target
@@ -473,7 +462,7 @@ impl ArtifactDownload<'_> {
                 }
                 Ok((target, summary))
             }
-            // The thread's error is the cause of the engine's, except when it only noticed that the engine stopped.
+            // The thread's error is the cause, unless it only noticed that the transfer ended.
             (_, Err(error)) if error.kind() != io::ErrorKind::Interrupted => {
                 Err(StoreError::disk(error).into())
             }
@@ -483,7 +472,7 @@ impl ArtifactDownload<'_> {
     }
 
     async fn verify(&mut self, arrived: &CompletedDownload) -> Result<(), Failure> {
-        let vouched = self.vouched().await?;
+        let expected = self.expected_digest().await?;
         let crc = match arrived.meta.checksum {
             Some(ObjectChecksum::Crc(crc, _)) => crc,
             _ => CrcKind::default(),
@@ -493,7 +482,7 @@ impl ArtifactDownload<'_> {
             &arrived.summary,
             crc,
             arrived.meta.checksum,
-            vouched.as_ref(),
+            expected.as_ref(),
         )?;
         match &arrived.summary.broken {
             Some(why) => Err(verification::broken_archive(self.source, self.name, why)),
@@ -503,29 +492,29 @@ impl ArtifactDownload<'_> {
 
     fn entry(&self, arrived: &CompletedDownload, file: &File) -> io::Result<IndexEntry> {
         let by_store = arrived.meta.checksum.is_some().then(|| "store".to_owned());
-        let vouched = self
-            .vouched
+        let expected = self
+            .expected
             .clone()
             .flatten()
-            .map(|vouched| vouched.by.to_owned());
+            .map(|expected| expected.verified_by.to_owned());
         Ok(new_entry(
             self.source,
             self.name,
             &arrived.summary,
             arrived.meta.etag.clone(),
-            vouched.or(by_store),
+            expected.or(by_store),
             FileStamp::of(&file.metadata()?),
         ))
     }
 }
 
-/// An index entry for bytes that are there now.
+/// The index entry of a verified file.
 pub(crate) fn new_entry(
     source: &ArtifactSource,
     name: &str,
     summary: &DownloadSummary,
     etag: Option<String>,
-    vouched: Option<String>,
+    verified_by: Option<String>,
     stamp: FileStamp,
 ) -> IndexEntry {
     IndexEntry {
@@ -542,16 +531,16 @@ pub(crate) fn new_entry(
             clock::since_boot().as_nanos(),
             std::process::id()
         ),
-        vouched,
+        verified_by,
         pex: None,
         stamp,
     }
 }
 
-/// Waits for the sink's thread without holding up the runtime.
-async fn ended(thread: SinkThread) -> io::Result<(DownloadSummary, DownloadFile)> {
+/// Joins the sink's thread without blocking the runtime.
+async fn join_sink(thread: SinkThread) -> io::Result<(DownloadSummary, DownloadFile)> {
     tokio::task::spawn_blocking(|| thread.join())
         .await
         .map_err(io::Error::other)?
-        .unwrap_or_else(|_| Err(io::Error::other("the writing thread failed")))
+        .unwrap_or_else(|_| Err(io::Error::other("the writing thread panicked")))
 }

@@ -1,13 +1,12 @@
-//! The environment as the AWS tools and curl read it, as a value: tests give another one.
+//! Environment variables as the AWS tools and curl read them, as a value that tests can replace.
 
 use std::collections::HashMap;
 
-/// The variables that are set. An empty variable is an unset one.
+/// The variables that are set. An empty variable counts as unset.
 #[derive(Debug, Clone, Default)]
 pub struct EnvironmentVariables(HashMap<String, String>);
 
 impl EnvironmentVariables {
-    /// That of this process.
     #[must_use]
     pub fn of_process() -> Self {
         std::env::vars_os()
@@ -15,7 +14,6 @@ impl EnvironmentVariables {
             .collect()
     }
 
-    /// The value of a variable that is set.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)

@@ -1,5 +1,5 @@
-//! The whole way of one artifact: look it up, ask whether it is current, wait for whoever fetches it or fetch it,
-//! verify, publish. Owns the order of these steps; each step is elsewhere.
+//! The steps of one fetch: look the artifact up, revalidate it, follow the leader or lead and download, verify,
+//! publish. Owns the order of these steps; each step has its own module.
 
 mod cached_copy;
 
@@ -24,7 +24,7 @@ use crate::single_flight::{self, SingleFlightOutcome};
 use crate::source::{ArtifactSource, is_immutable};
 use crate::store::{self, HeadResponse, ObjectMeta, ObjectStore, StoreError, StoreErrorKind};
 use crate::untrusted_copy;
-use cached_copy::vouch;
+use cached_copy::check_sidecar;
 
 pub(crate) use cached_copy::fetch_and_use;
 
@@ -88,37 +88,37 @@ pub enum LocalArtifact {
     Bypassed,
 }
 
-/// Gets an artifact onto this host.
+/// Fetches an artifact to this host.
 ///
 /// # Errors
-/// Everything that can go wrong, with the documented exit codes; nothing half-written is left.
+/// The documented exit codes; no partial file is left under a final name.
 pub fn fetch(
-    want: &FetchRequest,
+    request: &FetchRequest,
     settings: &Settings,
 ) -> Result<(LocalArtifact, CacheResult), Failure> {
-    fetch_unless(want, settings, &settings.deadline(&want.source), None)
+    fetch_unless(request, settings, &settings.deadline(&request.source), None)
 }
 
-/// Gets an artifact onto this host, but not from the cached copy `broken`.
+/// Fetches an artifact, but does not use the cached copy `broken`.
 fn fetch_unless(
-    want: &FetchRequest,
+    request: &FetchRequest,
     settings: &Settings,
     deadline: &Deadline,
     broken: Option<&IndexEntry>,
 ) -> Result<(LocalArtifact, CacheResult), Failure> {
-    let name = want.source.name()?;
-    let key = settings.index_key(&want.source)?;
+    let name = request.source.name()?;
+    let key = settings.index_key(&request.source)?;
     let cache = HostCache::open(settings);
     let revalidate = match settings.freshness {
         Freshness::ByName => !is_immutable(&name),
         Freshness::Revalidate => true,
         Freshness::Immutable | Freshness::Offline => false,
     };
-    // Read before the lookup: what others fetch from now on is new.
+    // Read before the lookup: entries that appear from now on are new.
     let before: Vec<IndexEntry> = match &cache {
         Ok(cache)
             if revalidate
-                || want.sha256.is_some()
+                || request.sha256.is_some()
                 || settings.require_sidecar
                 || broken.is_some() =>
         {
@@ -136,36 +136,37 @@ fn fetch_unless(
         .hit()
         .filter(|blob| broken.is_none_or(|broken| broken.fetch_id != blob.entry.fetch_id));
     if cached.as_ref().is_some_and(|blob| {
-        want.sha256
+        request
+            .sha256
             .as_ref()
             .is_some_and(|sha256| *sha256 != blob.entry.sha256)
     }) {
-        debug!("the cached copy has another digest than the one asked for");
+        debug!("cached copy does not have the required digest");
         cached = None;
     }
     let offline = settings.freshness == Freshness::Offline;
     let lacking = |exit, why: &str| {
         hostkit::runtime::check_open_files()?;
-        Err(Failure::new(exit, format!("{}: {why}", want.source))
+        Err(Failure::new(exit, format!("{}: {why}", request.source))
             .remedy("fetch it once without --offline"))
     };
     match cached {
-        Some(blob) if offline && want.lacks_sidecar(settings, &blob.entry) => lacking(
+        Some(blob) if offline && request.lacks_sidecar(settings, &blob.entry) => lacking(
             Exit::UNAVAILABLE,
-            "it is in the cache, but no sidecar vouched for it when it was fetched",
+            "the cached copy was not verified by a sidecar when it was fetched",
         ),
-        Some(blob) if !revalidate && !want.lacks_sidecar(settings, &blob.entry) => {
+        Some(blob) if !revalidate && !request.lacks_sidecar(settings, &blob.entry) => {
             Ok((LocalArtifact::Cached(Box::new(blob)), CacheResult::Hit))
         }
         None if offline && was_corrupt => lacking(
             Exit::CORRUPT,
-            "the cached copy was corrupt, and there is no other in the cache",
+            "the cached copy is corrupt, and the cache has no other copy",
         ),
-        None if offline => lacking(Exit::UNAVAILABLE, "it is not in the cache"),
+        None if offline => lacking(Exit::UNAVAILABLE, "not in the cache"),
         cached => run_until_deadline(deadline, async {
             fetch_online(
                 &FetchContext {
-                    want,
+                    request,
                     settings,
                     name: &name,
                     key: &key,
@@ -180,11 +181,10 @@ fn fetch_unless(
     }
 }
 
-/// Looks an artifact up in the cache, without asking whether it is current. One without a sidecar that is required is
-/// not found.
+/// Looks an artifact up in the cache without revalidation. One without a required sidecar is not found.
 #[must_use]
 pub fn find_cached(source: &ArtifactSource, settings: &Settings) -> Option<CachedBlob> {
-    // A configuration that cannot be used is reported by the fetch that follows.
+    // An invalid configuration is reported by the fetch that follows.
     let key = settings.index_key(source).ok()?;
     let found = match HostCache::open(settings) {
         Ok(cache) => cache.lookup(&key),
@@ -195,18 +195,17 @@ pub fn find_cached(source: &ArtifactSource, settings: &Settings) -> Option<Cache
         .filter(|blob| !settings.lacks_sidecar(&blob.entry))
 }
 
-/// Runs the part that needs the network: until the deadline, and only until a signal asks this process to stop. From then on a
-/// signal ends this process at once.
+/// Runs a future on a runtime until the deadline or a signal. After it, a signal ends this process at once.
 ///
 /// # Errors
-/// As the future, and those two.
+/// As the future; the deadline is over (exit 75), or a signal arrived.
 pub(crate) fn run_until_deadline<T>(
     deadline: &Deadline,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    // tokio panics when it has no thread for what blocks and gets none: it keeps the first one.
+    // tokio panics when it cannot start its first blocking thread; that thread is then kept alive.
     hostkit::thread::check_spawn().map_err(|error| {
-        Failure::new(Exit::IO, "cannot start what a fetch needs").because(error)
+        Failure::new(Exit::IO, "cannot start a thread for the fetch").because(error)
     })?;
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().thread_keep_alive(deadline.left());
@@ -225,11 +224,11 @@ pub(crate) fn run_until_deadline<T>(
         .as_ref()
         .is_err_and(|failure| failure.signal().is_some())
     {
-        // A thread that reads or writes may take its time; nobody waits for it any more.
+        // A blocking thread may still be reading or writing: do not wait for it.
         runtime.shutdown_background();
         return done;
     }
-    // The signals stay caught, and a copy of gigabytes may follow.
+    // The signal handlers stay installed, and copying gigabytes may follow.
     let listener = hostkit::thread::spawn(move || {
         if let Ok(signal) = runtime.block_on(signalled) {
             shutdown::terminate_by_signal(signal);
@@ -243,7 +242,7 @@ pub(crate) fn run_until_deadline<T>(
 }
 
 struct FetchContext<'a> {
-    want: &'a FetchRequest,
+    request: &'a FetchRequest,
     settings: &'a Settings,
     name: &'a str,
     key: &'a str,
@@ -252,31 +251,31 @@ struct FetchContext<'a> {
     revalidate: bool,
 }
 
-/// `before` are the entries that were there when the cache was asked, the one of `cached` among them.
+/// `before` are the index entries at the time of the lookup, the one of `cached` among them.
 async fn fetch_online(
-    ask: &FetchContext<'_>,
+    context: &FetchContext<'_>,
     cached: Option<CachedBlob>,
     mut before: Vec<IndexEntry>,
 ) -> Result<(LocalArtifact, CacheResult), Failure> {
-    let source = &ask.want.source;
-    let store = store::open(source, &ask.settings.access, ask.settings.timeout).await?;
+    let source = &context.request.source;
+    let store = store::open(source, &context.settings.access, context.settings.timeout).await?;
     let store: Rc<dyn ObjectStore> = store.into();
     let mut download = ArtifactDownload {
         store: store.clone(),
         source,
-        name: ask.name,
-        settings: ask.settings,
-        sha256: ask.want.sha256.as_deref(),
-        recent: match ask.want.bypass {
+        name: context.name,
+        settings: context.settings,
+        sha256: context.request.sha256.as_deref(),
+        recent: match context.request.bypass {
             Some(_) => RecentPolicy::Keep,
             None => RecentPolicy::Evict,
         },
         meta: None,
-        vouched: None,
+        expected: None,
     };
     let cached = match cached {
-        Some(blob) => match vouch(ask, &mut download, blob).await? {
-            Ok(blob) if ask.revalidate => Some(blob),
+        Some(blob) => match check_sidecar(context, &mut download, blob).await? {
+            Ok(blob) if context.revalidate => Some(blob),
             Ok(blob) => {
                 return Ok((
                     LocalArtifact::Cached(Box::new(blob)),
@@ -295,7 +294,7 @@ async fn fetch_online(
             &*store,
             source,
             blob.entry.etag.as_deref(),
-            ask.settings.stall_timeout,
+            context.settings.stall_timeout,
         )
         .await
         {
@@ -307,29 +306,29 @@ async fn fetch_online(
             }
             Ok(HeadResponse::Found(found)) => download.meta = Some(found),
             Err(error) if error.kind == StoreErrorKind::Transient => {
-                warn!(%source, because = cause(&error), "{error}: using the cached copy, which may be outdated");
+                warn!(%source, %error, because = cause(&error), "revalidation failed; using the cached copy, which may be outdated");
                 return Ok((LocalArtifact::Cached(Box::new(blob)), CacheResult::Stale));
             }
-            // A server that knows no HEAD is asked by the GET that follows.
+            // A server that rejects HEAD is asked by the GET that follows.
             Err(error) if error.kind == StoreErrorKind::Permanent => {
-                debug!(%error, "cannot ask whether it changed: fetching it")
+                debug!(%error, "revalidation failed; fetching")
             }
             Err(error) => return Err(error.into_failure(source)),
         }
         before.push(blob.entry);
     }
-    // Another user's entry may be just what the origin has now.
+    // Another user's entry may already be of the store's current version.
     let current = download.meta.as_ref().and_then(ObjectMeta::strong_etag);
     before.retain(|entry| current.is_none() || entry.etag.as_deref() != current);
-    if let Some(sha256) = &ask.want.sha256 {
+    if let Some(sha256) = &context.request.sha256 {
         before.retain(|entry| entry.sha256 != *sha256);
     }
     let known: Vec<String> = before.into_iter().map(|entry| entry.fetch_id).collect();
-    let cache = match ask.cache {
+    let cache = match context.cache {
         Ok(cache) => cache,
         Err(unusable) => {
             return bypass(
-                ask,
+                context,
                 &mut download,
                 BypassReason::CacheUnusable(unusable.to_string()),
             )
@@ -337,10 +336,12 @@ async fn fetch_online(
         }
     };
     let mut lead =
-        match single_flight::lead_or_follow(cache, source, ask.key, &known, ask.settings).await? {
+        match single_flight::lead_or_follow(cache, source, context.key, &known, context.settings)
+            .await?
+        {
             SingleFlightOutcome::Coalesced(blob) => {
-                if ask
-                    .want
+                if context
+                    .request
                     .sha256
                     .as_ref()
                     .is_some_and(|sha256| *sha256 != blob.entry.sha256)
@@ -349,9 +350,11 @@ async fn fetch_online(
                         Exit::CORRUPT,
                         format!("{source}: SHA-256 is {}", blob.entry.sha256),
                     )
-                    .remedy("it differs from --sha256; correct one of them"));
+                    .remedy(
+                        "it differs from --sha256: correct the flag, or publish the artifact again",
+                    ));
                 }
-                return match vouch(ask, &mut download, *blob).await? {
+                return match check_sidecar(context, &mut download, *blob).await? {
                     Ok(blob) => Ok((
                         LocalArtifact::Cached(Box::new(blob)),
                         CacheResult::Coalesced,
@@ -360,7 +363,7 @@ async fn fetch_online(
                         Exit::CORRUPT,
                         format!("{source}: SHA-256 is {}", other.sha256),
                     )
-                    .remedy("it differs from its sidecar; publish both again")),
+                    .remedy("it differs from its sidecar: publish both again")),
                 };
             }
             SingleFlightOutcome::Leader(lead) => lead,
@@ -370,19 +373,25 @@ async fn fetch_online(
             }
             SingleFlightOutcome::LockFailed(error) => {
                 let why = format!("cannot lock in {}: {error}", cache.own.display_path());
-                return bypass(ask, &mut download, BypassReason::CacheUnusable(why)).await;
+                return bypass(context, &mut download, BypassReason::CacheUnusable(why)).await;
             }
         };
     let began = clock::since_boot();
     let result =
-        match untrusted_copy::copy_from_untrusted(cache, &mut download, ask.key, &mut lead).await {
+        match untrusted_copy::copy_from_untrusted(cache, &mut download, context.key, &mut lead)
+            .await
+        {
             Ok(Some(blob)) => {
                 return Ok((
                     LocalArtifact::Cached(Box::new(blob)),
                     CacheResult::VerifiedCopy,
                 ));
             }
-            Ok(None) => download.download_to_cache(cache, ask.key, lead.turn).await,
+            Ok(None) => {
+                download
+                    .download_to_cache(cache, context.key, lead.turn)
+                    .await
+            }
             Err(failure) => Err(failure),
         };
     match result {
@@ -395,14 +404,14 @@ async fn fetch_online(
             Ok((LocalArtifact::Unpublished { file, size }, CacheResult::Miss))
         }
         Ok(DownloadOutcome::NoRoom(why)) => {
-            // Those who wait find no room either: let each go its own way at once.
+            // The followers do not find room either: let each one bypass the cache at once.
             drop(lead);
-            bypass(ask, &mut download, BypassReason::NoRoom(why)).await
+            bypass(context, &mut download, BypassReason::NoRoom(why)).await
         }
         Err(failure) => {
-            // A digest that only this caller demands says nothing to the others.
-            if ask.want.sha256.is_none() {
-                single_flight::record_failure(&cache.own, ask.key, &failure);
+            // A digest that only this caller requires does not concern the others.
+            if context.request.sha256.is_none() {
+                single_flight::record_failure(&cache.own, context.key, &failure);
             }
             Err(failure)
         }
@@ -417,39 +426,39 @@ enum BypassReason {
     NoRoom(String),
 }
 
-/// Fetches straight to the destination, because the cache cannot hold it.
+/// Downloads straight to the target, because the cache cannot hold the artifact.
 async fn bypass(
-    ask: &FetchContext<'_>,
+    context: &FetchContext<'_>,
     download: &mut ArtifactDownload<'_>,
     why: BypassReason,
 ) -> Result<(LocalArtifact, CacheResult), Failure> {
-    let source = &ask.want.source;
+    let source = &context.request.source;
     let (why, remedy) = match why {
         BypassReason::CacheUnusable(why) => (
             why,
-            "name one that belongs to this user with --cache-dir, or correct its owner",
+            "name a cache of this user with --cache-dir, or correct the owner of this one",
         ),
         BypassReason::NoRoom(why) => (
             why,
             "make room in the cache (--max-size, --keep-free, the disk), or name another with --cache-dir",
         ),
     };
-    let Some((target, mode)) = &ask.want.bypass else {
+    let Some((target, mode)) = &context.request.bypass else {
         return Err(Failure::new(Exit::CANNOT_CREATE, format!("{source}: {why}")).remedy(remedy));
     };
-    warn!(%source, "{why}: fetching straight to {}", target.display());
+    warn!(%source, why, target = %target.display(), "bypassing the cache: fetching straight to the target");
     download.download_to_file(target, *mode).await?;
     Ok((LocalArtifact::Bypassed, CacheResult::Miss))
 }
 
-/// Asks whether the cached copy is current; one short second attempt, because a cached copy is there to fall back on.
+/// Checks whether the cached copy is current. One retry only, because the cached copy is a fallback.
 async fn revalidate(
     store: &dyn ObjectStore,
     source: &ArtifactSource,
     etag: Option<&str>,
     patience: Duration,
 ) -> Result<HeadResponse, StoreError> {
-    let silent = || StoreError::new(StoreErrorKind::Transient, "no answer in time");
+    let silent = || StoreError::new(StoreErrorKind::Transient, "no response in time");
     let attempt = || async {
         tokio::time::timeout(patience, store.head(source, etag))
             .await

@@ -1,6 +1,6 @@
-//! s3cache: fetches an artifact once per host, verifies it, keeps it, and copies it into place.
+//! s3cache fetches an artifact once per host, verifies it, caches it, and copies it into place.
 //!
-//! The way of a fetch is [`mod@fetch`]; what is asked of it is [`cli`]; pexrun calls [`fetch::fetch`] as a library.
+//! `fetch` has the steps of a fetch. pexrun and the tests use what is exported here.
 
 mod archive;
 mod cache;
@@ -59,7 +59,7 @@ use hostkit::cli::CommandLine;
 use hostkit::{Exit, Failure, clock, stdout};
 use tracing::info;
 
-/// Does what the command line asks for.
+/// Runs the tool.
 ///
 /// # Errors
 /// As the verb, with the documented exit codes.
@@ -67,13 +67,13 @@ pub fn run(args: Args, line: &CommandLine) -> Result<Exit, Failure> {
     if let (Some(_), Some(source)) = (&args.verb, &args.source) {
         return Err(Failure::new(
             Exit::USAGE,
-            format!("{} stands before the verb", hostkit::mask::mask_url(source)),
+            format!("{} precedes the verb", hostkit::mask::mask_url(source)),
         )
-        .remedy("write the verb first, then what it is about"));
+        .remedy("write the verb first"));
     }
     if args.check && (args.verb.is_some() || args.source.is_some()) {
-        let text = "--check looks at the configuration only, not at an artifact";
-        return Err(Failure::new(Exit::USAGE, text).remedy("give it without SOURCE and COMMAND"));
+        let text = "--check validates the configuration and takes no artifact";
+        return Err(Failure::new(Exit::USAGE, text).remedy("leave out SOURCE and COMMAND"));
     }
     let files = settings::read_files(args.fetch.config.as_deref())?;
     let layers = [settings::file_layer(&files, |_| true)];
@@ -85,7 +85,7 @@ pub fn run(args: Args, line: &CommandLine) -> Result<Exit, Failure> {
         return Ok(Exit::OK);
     }
     match &args.verb {
-        None => get(&args, &settings),
+        None => fetch_artifact(&args, &settings),
         Some(Verb::Ls(verb)) => verbs::ls::run(verb, &settings),
         Some(Verb::Verify(verb)) => verbs::verify::run(verb, &settings),
         Some(Verb::Gc(verb)) => verbs::gc::run(verb, &settings),
@@ -96,44 +96,46 @@ pub fn run(args: Args, line: &CommandLine) -> Result<Exit, Failure> {
     }
 }
 
-/// Fetches one artifact and puts it where it is wanted.
-fn get(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
+/// Fetches one artifact and delivers it.
+fn fetch_artifact(args: &Args, settings: &Settings) -> Result<Exit, Failure> {
     let began = clock::since_boot();
     let source = ArtifactSource::parse(args.source.as_deref().unwrap_or_default())?;
     let name = source.name()?;
     if args.unpack_to.is_some() {
-        unpack::check(&name)?;
+        unpack::check_name(&name)?;
     }
     let copy_to = args.copy_to.as_deref();
-    let copy_to = copy_to.map(|path| copy::target(path, &name)).transpose()?;
+    let copy_to = copy_to
+        .map(|path| copy::resolve_target(path, &name))
+        .transpose()?;
     let bypass = copy_to
         .clone()
         .filter(|_| args.unpack_to.is_none())
         .map(|path| (path, args.mode));
     if let Some(target) = &copy_to {
-        // What cannot be written is said before a gigabyte is fetched for it.
-        copy::check(target)?;
+        // Report an unusable target before downloading a gigabyte for it.
+        copy::check_target(target)?;
     }
-    let want = FetchRequest {
+    let request = FetchRequest {
         source,
         sha256: args.sha256.clone(),
         bypass,
     };
-    let (exit, how) = fetch::fetch_and_use(&want, settings, |got, deadline| {
+    let (exit, result) = fetch::fetch_and_use(&request, settings, |artifact, deadline| {
         let to = OutputTarget {
             copy_to: copy_to.as_deref(),
             unpack_to: args.unpack_to.as_deref(),
             mode: args.mode,
             deadline,
         };
-        place(got, &to, settings, &name, &want.source)
+        deliver(artifact, &to, settings, &name, &request.source)
     })?;
     let ms = clock::since_boot().saturating_sub(began).as_millis() as u64;
-    info!(source = %want.source, result = how.name(), ms, "fetch finished");
+    info!(source = %request.source, result = result.name(), ms, "fetch finished");
     Ok(exit)
 }
 
-/// Where a fetched artifact is wanted, and until when.
+/// The targets of a fetched artifact.
 struct OutputTarget<'a> {
     copy_to: Option<&'a Path>,
     unpack_to: Option<&'a Path>,
@@ -141,15 +143,15 @@ struct OutputTarget<'a> {
     deadline: &'a Deadline,
 }
 
-/// Puts a fetched artifact where it is wanted, or prints where it is.
-fn place(
-    got: &LocalArtifact,
+/// Copies or unpacks a fetched artifact, or prints its path in the cache.
+fn deliver(
+    artifact: &LocalArtifact,
     to: &OutputTarget<'_>,
     settings: &Settings,
     name: &str,
     source: &ArtifactSource,
 ) -> Result<Exit, Failure> {
-    let (file, size, sha256, path) = match got {
+    let (file, size, sha256, path) = match artifact {
         LocalArtifact::Cached(blob) => (
             &blob.file,
             blob.entry.size,
@@ -165,7 +167,7 @@ fn place(
         LocalArtifact::Bypassed => return Ok(Exit::OK),
     };
     if let Some(target) = to.copy_to {
-        copy::to_path(file, size, target, to.mode, to.deadline)?;
+        copy::copy_file(file, size, target, to.mode, to.deadline)?;
     }
     if let Some(directory) = to.unpack_to {
         let share = verbs::own_share(settings);
@@ -173,11 +175,8 @@ fn place(
     }
     if to.copy_to.is_none() && to.unpack_to.is_none() {
         let path = path.ok_or_else(|| {
-            Failure::new(
-                Exit::CANNOT_CREATE,
-                format!("{source} cannot be kept in the cache"),
-            )
-            .remedy("use --copy-to")
+            Failure::new(Exit::CANNOT_CREATE, format!("cannot cache {source}"))
+                .remedy("use --copy-to")
         })?;
         stdout::print_line(path.display())?;
     }

@@ -1,4 +1,4 @@
-//! Files of certificates, keys and tokens, each with the setting that names it: errors say what to correct.
+//! Files of certificates, keys and tokens, each with the setting that names it, for errors.
 
 use std::io;
 use std::io::ErrorKind::{FileTooLarge, InvalidInput};
@@ -6,20 +6,18 @@ use std::path::{Path, PathBuf};
 
 use hostkit::{Exit, Failure};
 
-/// The longest file that is read (bytes). The certificates of a whole system take about 256 KiB.
+/// The size limit (bytes). The certificates of a whole system take about 256 KiB.
 const FILE_LIMIT: u64 = 1 << 20;
 
 /// A file that a setting names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedFile {
-    /// Where it is.
     pub path: PathBuf,
-    /// The flag, the variable or the place in a file that names it.
+    /// The flag, variable, or line of a file that names it.
     pub setting: String,
 }
 
 impl NamedFile {
-    /// A file that `setting` names.
     #[must_use]
     pub fn new(path: impl AsRef<Path>, setting: impl Into<String>) -> Self {
         let path = path.as_ref().to_owned();
@@ -27,7 +25,7 @@ impl NamedFile {
         Self { path, setting }
     }
 
-    /// All bytes of it.
+    /// Reads the file.
     ///
     /// # Errors
     /// It is not a readable regular file of at most 1 MiB (exit 78).
@@ -35,7 +33,7 @@ impl NamedFile {
         hostkit::file::read(&self.path, FILE_LIMIT).map_err(|error| self.unreadable(error))
     }
 
-    /// Makes sure that a library which reads it whole can do so. One that is missing is the library's to report.
+    /// Checks that a library can read the whole file. A missing file is left to the library to report.
     ///
     /// # Errors
     /// It is not a regular file, or longer than 1 MiB (exit 78).
@@ -52,7 +50,7 @@ impl NamedFile {
         self.unusable("name a readable regular file of at most 1 MiB", error)
     }
 
-    /// The failure of using it (exit 78).
+    /// The failure of using the file (exit 78).
     pub(crate) fn unusable(
         &self,
         remedy: &str,

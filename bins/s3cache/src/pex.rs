@@ -1,17 +1,17 @@
-//! Whether a file is a pex as the pex tool builds it. Reading a zip directory takes time that grows with the number of
-//! files in it, so the index remembers the result.
+//! Detects files of the pex tool. Reading a zip directory takes time in proportion to the number of files in it, so the
+//! index entry records the result.
 
 use std::fs::File;
 use std::io::BufReader;
 use std::os::unix::fs::FileExt as _;
 
-/// How far the end record of a zip may stand from the end of the file: itself and a comment of 65,535 bytes.
+/// The farthest that the end record of a zip can be from the end of the file: itself and a comment of 65,535 bytes.
 const END_RECORD_DISTANCE: u64 = 22 + 0xffff;
 
-/// Whether the open file is a pex, and not only a zip that Python runs.
+/// Whether the open file is a pex, and not just a zip that Python runs.
 #[must_use]
 pub(crate) fn is_pex(file: &File) -> bool {
-    // Only then is it worth looking for a directory: the zip crate reads a file that has none from end to start.
+    // The zip crate reads a file without an end record from end to start.
     if !has_end_record(file).unwrap_or(false) {
         return false;
     }
@@ -35,7 +35,6 @@ mod tests {
     use super::*;
     use std::io::Write as _;
 
-    /// A zip with one empty file of this name.
     fn zip(name: &str) -> Vec<u8> {
         let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
         writer
@@ -45,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn pex_is_told_by_its_directory_which_only_a_zip_has() {
+    fn pex_is_detected_by_its_zip_directory() {
         let shell = b"#!/bin/sh\n".to_vec();
         for (bytes, expected) in [
             (zip("PEX-INFO"), true),
@@ -66,7 +65,7 @@ mod tests {
                 &bytes[..bytes.len().min(99)]
             );
         }
-        // Reading all of it would take longer than any test may.
+        // Reading all of it would take too long for a test.
         let huge = tempfile::tempfile().unwrap();
         huge.set_len(1 << 40).unwrap();
         assert!(!is_pex(&huge));

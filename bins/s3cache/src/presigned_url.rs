@@ -1,16 +1,16 @@
-//! Which object a URL means, whatever signature it carries: presigned URLs of one object differ at every signing.
+//! The identity of the object that a URL names, without the signature: presigned URLs of one object differ each time.
 
 use url::Url;
 
 /// The query parameters of one way to sign a URL.
 struct SigningScheme {
-    /// Each of these stands in the query once.
+    /// Each must be present once.
     required: &'static [&'static str],
-    /// Each of these may stand there once.
+    /// Each may be present once.
     optional: &'static [&'static str],
 }
 
-/// The known schemes. Names are compared without regard to case.
+/// The known schemes. Names are compared case-insensitively.
 const SCHEMES: &[SigningScheme] = &[
     // https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
     SigningScheme {
@@ -69,7 +69,7 @@ const SCHEMES: &[SigningScheme] = &[
 ];
 
 impl SigningScheme {
-    /// Whether the names of a query hold this whole scheme and nothing of it twice.
+    /// Whether the query has this whole scheme, and no parameter of it twice.
     fn signs(&self, names: &[&str]) -> bool {
         let count = |name: &&str| names.iter().filter(|found| is_same(found, name)).count();
         self.required.iter().all(|name| count(name) == 1)
@@ -90,8 +90,7 @@ fn name(pair: &str) -> &str {
     pair.split_once('=').map_or(pair, |(name, _)| name)
 }
 
-/// The text that tells this object from others: the URL without a signature that is complete. A URL without one is
-/// left as it is, so that its key in the cache stays the same.
+/// The URL without a complete signature. A URL without one is not changed, so that its cache key stays the same.
 pub(crate) fn identity(url: &Url) -> String {
     let pairs: Vec<&str> = url.query().unwrap_or_default().split('&').collect();
     let names: Vec<&str> = pairs.iter().map(|pair| name(pair)).collect();
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_of_presigned_url_is_that_of_its_object() {
+    fn identity_of_presigned_url_has_no_signature() {
         for (query, left) in [
             (format!("{V4}&X-Amz-Signature=s"), ""),
             (format!("{V4}&X-Amz-Security-Token=t&X-Amz-Signature=s"), ""),
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_of_incomplete_or_doubled_signature_is_the_whole_url() {
+    fn incomplete_or_repeated_signature_is_part_of_identity() {
         for query in [
             V4,
             "X-Amz-Signature=s",

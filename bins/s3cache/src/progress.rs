@@ -1,4 +1,4 @@
-//! Showing that something long goes on: a bar for people at a terminal, a log line every few seconds for others.
+//! Progress of long transfers: a bar on a terminal, otherwise a log line every few seconds.
 
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 use tracing::info;
 
-/// How often a log line says how far it is.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// The progress of one transfer.
@@ -19,13 +18,13 @@ pub(crate) struct TransferProgress {
 }
 
 impl TransferProgress {
-    /// Progress of `what`, such as a URL with its secrets masked; `verb` says what is being done with it.
+    /// Progress of `what`, such as a URL with masked secrets; `verb` describes the work.
     #[must_use]
     pub(crate) fn new(what: &str, verb: &str) -> Self {
         let style = ProgressStyle::with_template(
             "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         );
-        // Draws nothing when stderr is no terminal.
+        // Draws nothing when stderr is not a terminal.
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         if let Ok(style) = style {
             bar.set_style(style);
@@ -39,7 +38,7 @@ impl TransferProgress {
         }
     }
 
-    /// So many bytes have arrived, of so many.
+    /// Shows how many bytes have arrived, of how many.
     pub(crate) fn show(&mut self, arrived: u64, size: Option<u64>) {
         if let Some(size) = size {
             self.bar.set_length(size);

@@ -1,7 +1,7 @@
-//! Which S3 service is meant and how it is reached: one resolver of flags, environment and the AWS configuration files.
+//! Resolves the S3 service, its endpoint, region and profile, from flags, environment and the AWS configuration files.
 //!
-//! The cache key and the S3 client are both made from its result, so that they cannot disagree about the object. It
-//! reads the environment and files only, never the network: a cached artifact opens no socket.
+//! Both the cache key and the S3 client are made from the result, so that they cannot disagree about the object. Reads
+//! the environment and files only: a hit opens no socket.
 
 mod files;
 
@@ -14,27 +14,23 @@ use crate::environment::EnvironmentVariables;
 use crate::named_file::NamedFile;
 pub(crate) use files::ProfileFiles;
 
-/// The most profiles that take their role with one another.
+/// The longest chain of `source_profile`.
 const PROFILE_CHAIN_LIMIT: usize = 16;
 
-/// What our own flags, variables and configuration file say. Each beats the settings of the AWS tools.
+/// The settings of s3cache itself, which override those of the AWS tools.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct S3Overrides<'a> {
-    /// The S3 service.
     pub endpoint_url: Option<&'a str>,
-    /// The bucket's region.
     pub region: Option<&'a str>,
-    /// The profile of the AWS configuration files.
     pub profile: Option<&'a str>,
-    /// Where a configuration file names that profile.
+    /// The file and line that name the profile.
     pub profile_place: Option<&'a str>,
-    /// The bucket goes into the path.
     pub path_style: bool,
-    /// The certificate authorities to trust (PEM).
+    /// Certificate authorities (PEM).
     pub ca_file: Option<&'a NamedFile>,
 }
 
-/// A way to sign in that needs a browser, and the AWS tools to refresh what it gave.
+/// A way to sign in that needs a browser, and the AWS tools to refresh the credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignInMethod {
     /// IAM Identity Center.
@@ -52,32 +48,31 @@ impl std::fmt::Display for SignInMethod {
     }
 }
 
-/// How S3 is reached.
+/// How to reach S3.
 #[derive(Debug, Clone)]
 pub struct S3Access {
-    /// The URL of the S3 service in its normal form, when it is not AWS.
+    /// The normalized endpoint; `None` for AWS.
     pub endpoint: Option<String>,
-    /// The region, when a setting names one; otherwise the instance knows it.
+    /// The region, if configured; otherwise instance metadata has it.
     pub region: Option<String>,
-    /// The bucket goes into the path.
+    /// Whether the bucket is part of the path.
     pub path_style: bool,
-    /// The certificate authorities to trust instead of the system's (PEM).
+    /// Certificate authorities to trust instead of the system's (PEM).
     pub ca_file: Option<NamedFile>,
-    /// The files that a token for credentials is read from, when the environment has no keys.
+    /// Files with tokens for credentials, when the environment has no keys.
     pub token_files: Vec<NamedFile>,
-    /// The profile that is in use.
     pub profile: String,
-    /// How it signs in, when the environment has no keys and s3cache cannot sign in so.
+    /// How the profile signs in, when the environment has no keys and s3cache cannot sign in that way.
     pub sign_in: Option<SignInMethod>,
-    /// The files that hold it.
+    /// The AWS configuration files.
     pub files: ProfileFiles,
 }
 
 impl S3Access {
-    /// Settles each value: our own settings beat the AWS variables, which beat the profile.
+    /// Resolves each value: s3cache's settings, then AWS variables, then the profile.
     ///
     /// # Errors
-    /// A file or a value in it cannot be used, or there is no such profile (exit 78).
+    /// A file or a value in it cannot be used, or the profile does not exist (exit 78).
     pub fn resolve(
         own: S3Overrides<'_>,
         env: &EnvironmentVariables,
@@ -138,7 +133,7 @@ impl S3Access {
         })
     }
 
-    /// The endpoint as the SDK joins it with a bucket: a path must end in a slash.
+    /// The endpoint in the form that the SDK joins with a bucket: a path must end in a slash.
     #[must_use]
     pub fn sdk_endpoint(&self) -> Option<String> {
         let endpoint = self.endpoint.as_deref()?;
@@ -146,8 +141,9 @@ impl S3Access {
         Some(format!("{endpoint}{}", if has_path { "/" } else { "" }))
     }
 
-    /// What tells apart equal buckets of different services: the endpoint, or the partition of AWS. It is never empty:
-    /// earlier releases filed objects of AWS under an empty service, and with them those of endpoints that a profile names.
+    /// Distinguishes equal buckets of different services in the cache: the endpoint, or the partition of AWS. Never
+    /// empty: earlier releases filed objects of AWS, and those of endpoints that only a profile names, under an empty
+    /// service.
     #[must_use]
     pub fn service(&self) -> &str {
         let region = self.region.as_deref();
@@ -155,7 +151,7 @@ impl S3Access {
     }
 }
 
-/// The endpoint that is named first, in its normal form.
+/// The first endpoint that is configured, normalized.
 fn endpoint(
     own: S3Overrides<'_>,
     env: &EnvironmentVariables,
@@ -198,15 +194,15 @@ fn endpoint(
         .transpose()
 }
 
-/// Whether a text is the URL of a service.
+/// Checks the URL of a service.
 ///
 /// # Errors
-/// It is not (exit 78).
+/// It is invalid (exit 78).
 pub(crate) fn check_endpoint(text: &str) -> Result<(), Failure> {
     normal_endpoint("endpoint-url", text).map(|_| ())
 }
 
-/// The URL with scheme and host in lower case, without a default port and without slashes at its end.
+/// The URL with scheme and host in lower case, without a default port and trailing slashes.
 fn normal_endpoint(setting: &str, text: &str) -> Result<String, Failure> {
     let wrong = |why: &str, remedy: String| {
         let shown = hostkit::mask::mask_url(text);
@@ -214,7 +210,7 @@ fn normal_endpoint(setting: &str, text: &str) -> Result<String, Failure> {
     };
     let text = text.trim();
     if !text.contains("://") {
-        // A password may stand before the host.
+        // A password may precede the host.
         let host = text.rsplit('@').next().unwrap_or_default();
         return Err(Failure::new(
             Exit::CONFIG,
@@ -229,7 +225,7 @@ fn normal_endpoint(setting: &str, text: &str) -> Result<String, Failure> {
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong(
-            "credentials in an endpoint are not used",
+            "credentials in an endpoint are not supported",
             "put them into a profile".to_owned(),
         ));
     }
@@ -239,7 +235,7 @@ fn normal_endpoint(setting: &str, text: &str) -> Result<String, Failure> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
-/// An address cannot carry the bucket in its host name; `localhost` can, but its names below rarely resolve.
+/// An IP address cannot carry the bucket as a subdomain; `localhost` can, but its subdomains rarely resolve.
 fn needs_path_style(endpoint: &str, style: Option<&str>) -> bool {
     Url::parse(endpoint).is_ok_and(|url| match url.host() {
         Some(Host::Domain(name)) => name == "localhost" && style != Some("virtual"),
@@ -248,17 +244,15 @@ fn needs_path_style(endpoint: &str, style: Option<&str>) -> bool {
     })
 }
 
-/// The file that a variable of the AWS tools names.
 fn of_variable(env: &EnvironmentVariables, name: &str) -> Option<NamedFile> {
     env.get(name).map(|path| NamedFile::new(path, name))
 }
 
-/// The file that a setting of a profile names.
 fn of_profile(key: &str, profile: &str, path: Option<&str>) -> Option<NamedFile> {
     path.map(|path| NamedFile::new(path, format!("{key} of the AWS profile {profile:?}")))
 }
 
-/// The files from which the SDK would read a token, whatever they are and however long.
+/// The files from which the SDK would read a token, without a size limit.
 fn token_files<'a>(
     env: &EnvironmentVariables,
     profiles: &'a ProfileSet,
@@ -284,7 +278,7 @@ fn token_files<'a>(
     files
 }
 
-/// How a profile, or the one that it takes a role with, signs in. The order is that of the SDK.
+/// How a profile, or the one at the end of its chain, signs in. The order is that of the SDK.
 fn sign_in(profiles: &ProfileSet, name: &str) -> Option<SignInMethod> {
     let (mut name, mut left) = (name, PROFILE_CHAIN_LIMIT);
     loop {
@@ -303,11 +297,11 @@ fn sign_in(profiles: &ProfileSet, name: &str) -> Option<SignInMethod> {
     }
 }
 
-/// A value of a nested section, which the parser leaves as its lines.
+/// A value of a nested section, which the parser leaves as lines.
 fn nested_value<'a>(nested: &'a str, key: &str) -> Option<&'a str> {
     nested.lines().find_map(|line| {
         let (name, value) = line.split_once('=')?;
-        // What follows a blank is a comment.
+        // A comment may follow a blank.
         (name.trim().eq_ignore_ascii_case(key)).then(|| value.split_whitespace().next())?
     })
 }
@@ -324,7 +318,7 @@ fn boolean(setting: &str, value: &str) -> Result<bool, Failure> {
     }
 }
 
-/// The partition of AWS that a region belongs to. Each has buckets of its own.
+/// The partition of AWS that a region belongs to. Each has its own namespace of buckets.
 fn partition(region: &str) -> &'static str {
     [
         ("cn-", "aws-cn"),
@@ -386,7 +380,7 @@ dynamodb =
     endpoint_url = http://127.0.0.1:8000
 ";
 
-    /// Pairs `name=value` with blanks between.
+    /// Pairs `name=value` separated by blanks.
     fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
         text.split_whitespace()
             .filter_map(|pair| pair.split_once('='))
@@ -417,8 +411,8 @@ dynamodb =
     }
 
     #[test]
-    fn each_setting_comes_from_the_first_layer_that_names_it() {
-        // Flags, variables, then endpoint, region, style, CA file, and the service in the key of the cache.
+    fn setting_is_taken_from_first_layer_that_has_it() {
+        // Flags, variables, then endpoint, region, style, CA file, and the service in the cache key.
         let table = "\
             | | - eu-west-1 host - aws
             | AWS_PROFILE= | - eu-west-1 host - aws
@@ -458,7 +452,7 @@ dynamodb =
     }
 
     #[test]
-    fn a_profile_that_signs_in_through_a_browser_is_known_unless_there_are_keys() {
+    fn browser_sign_in_is_detected_unless_environment_has_keys() {
         for (flags, variables, expected) in [
             ("", "", None),
             ("profile=people", "", Some(SignInMethod::Sso)),
@@ -473,8 +467,8 @@ dynamodb =
     }
 
     #[test]
-    fn a_setting_that_cannot_be_used_names_itself_and_what_to_write() {
-        // Flags, variables, then what the error says.
+    fn invalid_setting_is_named_with_remedy() {
+        // Flags, variables, then the error.
         let table = "\
             endpoint-url=minio:9000 | | endpoint-url scheme http://minio:9000
             | AWS_ENDPOINT_URL_S3=127.0.0.1:9000 | AWS_ENDPOINT_URL_S3 http://127.0.0.1:9000

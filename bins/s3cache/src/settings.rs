@@ -300,7 +300,7 @@ impl Settings {
     /// Whether a cached copy lacks what these settings require: somebody named its digest when it was fetched.
     #[must_use]
     pub fn lacks_sidecar(&self, entry: &IndexEntry) -> bool {
-        let vouched = matches!(entry.vouched.as_deref(), Some("sidecar" | "flag"));
+        let vouched = matches!(entry.verified_by.as_deref(), Some("sidecar" | "flag"));
         self.require_sidecar && !vouched && !entry.name.ends_with(sidecar::SUFFIX)
     }
 

@@ -1,5 +1,5 @@
-//! The `.sha256` file that is published beside an artifact: asking for it, and reading what the usual tools write into
-//! one. A digest that is there but cannot be read fails a fetch; a page in place of a missing file does not.
+//! The `.sha256` file that is published beside an artifact: fetching and parsing it. A digest that is present but
+//! cannot be parsed fails a fetch; a page in place of a missing file does not.
 
 use aws_smithy_types::base64;
 use percent_encoding::percent_decode_str;
@@ -8,27 +8,26 @@ use crate::digest::{self, Sha256Hex};
 use crate::source::ArtifactSource;
 use crate::store::{GetRequest, ObjectStore, StoreError, StoreErrorKind};
 
-/// A longer sidecar is not read (bytes).
+/// The size limit of a sidecar (bytes).
 const LIMIT: usize = 64 << 10;
-/// What its name ends in.
 pub(crate) const SUFFIX: &str = ".sha256";
 
-/// What a sidecar says of one artifact.
+/// The content of a sidecar, for one artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SidecarDigest {
-    /// There is none, or a page where one would be.
+    /// The sidecar is missing, or a page is in its place.
     Absent,
     /// The SHA-256 of the artifact.
     Sha256(Sha256Hex),
-    /// There is something like a digest, and it cannot be read: the reason.
+    /// It contains something like a digest, which cannot be parsed: the reason.
     Unreadable(&'static str),
 }
 
-/// Asks for the sidecar of an artifact. A sidecar has none of its own.
+/// Fetches the sidecar of an artifact. A sidecar itself has none.
 ///
 /// # Errors
-/// The store cannot say whether there is one.
-pub(crate) async fn ask(
+/// The store does not show whether it exists.
+pub(crate) async fn fetch_digest(
     store: &dyn ObjectStore,
     source: &ArtifactSource,
     name: &str,
@@ -41,8 +40,8 @@ pub(crate) async fn ask(
         .await
     {
         Ok(reply) => reply,
-        // Buckets and repositories that do not let names be listed answer so for one that is missing. Any other refusal,
-        // of expired credentials for one, does not say whether it is.
+        // Buckets and repositories that may not be listed answer so for a missing object. Any other denial, such as
+        // expired credentials, does not show whether it exists.
         Err(error) if error.kind == StoreErrorKind::NotFound || error.status == Some(403) => {
             return Ok(SidecarDigest::Absent);
         }
@@ -57,12 +56,12 @@ pub(crate) async fn ask(
     Ok(parse(&body, reply.meta.content_type.as_deref(), name))
 }
 
-/// Reads a sidecar: a bare digest, or lines of sha256sum(1), shasum(1), sha256(1) or openssl-dgst(1), of which those for
-/// `name` count. `name` may be percent-encoded, as in a URL.
+/// Parses a sidecar: a bare digest, or lines of sha256sum(1), shasum(1), sha256(1) or openssl-dgst(1), of which those
+/// for `name` count. `name` may be percent-encoded, as in a URL.
 #[must_use]
 pub fn parse(body: &[u8], content_type: Option<&str>, name: &str) -> SidecarDigest {
     if is_raw_digest(body) {
-        return SidecarDigest::Unreadable("it holds raw bytes, not text");
+        return SidecarDigest::Unreadable("it has a binary digest, not text");
     }
     let html = is_html(content_type);
     if html && body.len() > LIMIT || is_markup(body) {
@@ -89,18 +88,18 @@ pub fn parse(body: &[u8], content_type: Option<&str>, name: &str) -> SidecarDige
     bare.dedup();
     match (ours.as_slice(), bare.as_slice(), others) {
         ([digest], _, _) | ([], [digest], false) => SidecarDigest::Sha256(digest.clone()),
-        // Frameworks give this type to whatever a handler returns, so that it counts only where no digest is read.
+        // Frameworks set this type by default, so it only counts when no digest is found.
         ([], ..) if html => SidecarDigest::Absent,
-        ([], [], true) => SidecarDigest::Unreadable("it holds digests of other names only"),
-        // UTF-16, a compressed body, another file: whether there is a digest in it is not to be seen.
+        ([], [], true) => SidecarDigest::Unreadable("it only has digests of other names"),
+        // UTF-16, a compressed body or another file: it may contain a digest.
         ([], [], false) if has_control_bytes(body) => {
             SidecarDigest::Unreadable("it is not UTF-8 text")
         }
-        ([], [], false) if holds_digest(text) => SidecarDigest::Unreadable(
-            "it holds a digest, but no SHA-256 in a form that is read here",
-        ),
+        ([], [], false) if holds_digest(text) => {
+            SidecarDigest::Unreadable("it has a digest, but no SHA-256 in a supported format")
+        }
         ([], [], false) => SidecarDigest::Absent,
-        _ => SidecarDigest::Unreadable("it holds several digests for this name"),
+        _ => SidecarDigest::Unreadable("it has several digests for this name"),
     }
 }
 
@@ -112,13 +111,13 @@ fn is_html(content_type: Option<&str>) -> bool {
     })
 }
 
-/// Whether the first character, after byte order marks and white space, begins a page: no line of a digest does.
+/// Whether the first character, after byte order marks and white space, starts a page: no line with a digest does.
 fn is_markup(body: &[u8]) -> bool {
     let skipped = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n";
     body.iter().find(|byte| !skipped.contains(byte)) == Some(&b'<')
 }
 
-/// Whether the body may be a SHA-256, -384 or -512 as the bytes that it is.
+/// Whether the body may be a binary SHA-256, -384 or -512.
 fn is_raw_digest(body: &[u8]) -> bool {
     matches!(body.len(), 32 | 48 | 64) && std::str::from_utf8(body).is_err()
 }
@@ -128,10 +127,10 @@ fn has_control_bytes(body: &[u8]) -> bool {
         .any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace())
 }
 
-/// One line: a SHA-256, and the path it is for, unless it is that of standard input.
+/// One line: a SHA-256 and its path, unless that is standard input.
 fn read_line(line: &str) -> Option<(Sha256Hex, Option<String>)> {
     let line = line.trim();
-    // coreutils marks a line whose name it has escaped.
+    // coreutils marks a line with an escaped name.
     let (escaped, line) = match line.strip_prefix('\\') {
         Some(rest) => (true, rest),
         None => (false, line),
@@ -162,7 +161,7 @@ fn read_tagged(line: &str) -> Option<(Sha256Hex, Option<&str>)> {
     Some((sha256(digest.trim())?, Some(path)))
 }
 
-/// A digest alone, or followed by white space, the mark of binary mode, and the path.
+/// A digest alone, or followed by white space, the mark of binary mode, and a path.
 fn read_plain(line: &str) -> Option<(Sha256Hex, Option<&str>)> {
     let (digest, path) = match line.split_once(char::is_whitespace) {
         Some((digest, rest)) => (digest, Some(rest.strip_prefix([' ', '*']).unwrap_or(rest))),
@@ -171,8 +170,7 @@ fn read_plain(line: &str) -> Option<(Sha256Hex, Option<&str>)> {
     Some((sha256(digest)?, path))
 }
 
-/// A SHA-256 in hex (`openssl dgst -c` writes colons between its bytes) or base64, bare or as `sha256:` and `sha256-`
-/// introduce it.
+/// A SHA-256 in hex (`openssl dgst -c` puts colons between bytes) or base64, bare or after `sha256:` or `sha256-`.
 fn sha256(word: &str) -> Option<Sha256Hex> {
     let prefixed = word.get(..7).filter(|start| {
         start.eq_ignore_ascii_case("sha256:") || start.eq_ignore_ascii_case("sha256-")
@@ -192,7 +190,8 @@ fn sha256(word: &str) -> Option<Sha256Hex> {
     })
 }
 
-/// Whether a word has letters of both cases and digits, as base64 without padding has and words of a language have not.
+/// Whether a word has letters of both cases and digits, as base64 without padding has, and words of a language have
+/// not.
 fn is_mixed(word: &str) -> bool {
     let has = |kind: fn(&u8) -> bool| word.as_bytes().iter().any(kind);
     has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit)
@@ -217,8 +216,7 @@ fn unescape(path: &str) -> String {
     plain
 }
 
-/// Whether there is anything like a digest in a text, as a whole, in groups, or broken over lines or by characters that
-/// are not shown.
+/// Whether a text contains something like a digest: whole, in groups, or broken over lines or by invisible characters.
 fn holds_digest(text: &str) -> bool {
     let shown = |c: &char| matches!(c, ' ' | '\t') || c.is_ascii_graphic();
     let joined: String = text.chars().filter(shown).collect();
@@ -237,7 +235,7 @@ fn hex_runs(text: &str) -> impl Iterator<Item = &[u8]> {
     runs.filter(|run| run.len() >= 32)
 }
 
-/// Whether a text holds a SHA-256, -384 or -512 in one of the alphabets of base64.
+/// Whether a text contains a SHA-256, -384 or -512 in one of the alphabets of base64.
 fn holds_base64(text: &str) -> bool {
     ["+/", "-_"].into_iter().any(|extra| {
         let splits = |c: char| !c.is_ascii_alphanumeric() && !extra.contains(c);
@@ -250,8 +248,8 @@ fn holds_base64(text: &str) -> bool {
     })
 }
 
-/// Whether hex digits in groups of one of these widths come to 32 or more in a row, as gpg(1) writes digests. Groups of
-/// decimal digits are dates and counts.
+/// Whether hex digits in groups of one of these widths add up to 32 or more in a row, as gpg(1) writes digests. Groups
+/// of decimal digits are dates and counts.
 fn holds_groups<'a>(mut words: impl Iterator<Item = &'a str>, widths: &[usize]) -> bool {
     let (mut width, mut digits, mut has_letter) = (0, 0, false);
     words.any(|word| {
@@ -288,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn sidecar_in_a_form_that_tools_write_vouches() {
+    fn sidecar_in_any_common_format_is_parsed() {
         let upper = A.to_uppercase();
         let colons = in_pairs(":");
         for (text, name) in [
@@ -331,13 +329,13 @@ mod tests {
         ] {
             assert_eq!(read(&text, name), Sha256(A.to_owned()), "{text:?} {name}");
         }
-        // What a handler of a web framework returns is of this type unless it says otherwise.
+        // The default type of web frameworks.
         let typed = parse(A.as_bytes(), Some("text/html; charset=utf-8"), "a.pex");
         assert_eq!(typed, Sha256(A.to_owned()));
     }
 
     #[test]
-    fn body_without_a_digest_is_absence() {
+    fn body_without_digest_counts_as_absent() {
         let page = format!("\u{feff}\n<!DOCTYPE html><a href=/{A}>not here</a>");
         let long = "x".repeat(LIMIT);
         let wide: Vec<u8> = page.encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -381,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_that_cannot_be_read_is_not_understood() {
+    fn digest_in_unsupported_form_is_unreadable() {
         let utf16 = |text: &str| {
             text.encode_utf16()
                 .flat_map(u16::to_le_bytes)
@@ -441,7 +439,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn digest_read_from_any_text_stands_in_it(text in "([0-9a-fA-F]{62,66}[ *\\t]{0,3}[a-z./]{0,6}\\n?){0,4}\\PC{0,40}") {
+        fn parsed_digest_is_part_of_the_text(text in "([0-9a-fA-F]{62,66}[ *\\t]{0,3}[a-z./]{0,6}\\n?){0,4}\\PC{0,40}") {
             if let Sha256(found) = read(&text, "a.pex") {
                 prop_assert!(digest::parse(&found).is_ok());
                 prop_assert!(text.to_ascii_lowercase().contains(&found));
@@ -449,7 +447,7 @@ mod tests {
         }
 
         #[test]
-        fn readable_digest_never_passes_as_absence(before in "[a-zA-Z0-9 (=*\\\\:-]{0,12}", after in "[^<]{0,12}") {
+        fn text_with_digest_is_never_absent(before in "[a-zA-Z0-9 (=*\\\\:-]{0,12}", after in "[^<]{0,12}") {
             let found = read(&format!("{before}{A}{after}"), "a.pex");
             prop_assert_ne!(found, Absent);
         }

@@ -1,9 +1,10 @@
-//! Single flight across processes: of all that want one artifact, one leads and fetches, the others wait and watch.
+//! Single-flight across processes: of all processes that want one artifact, one leads and fetches it, the followers
+//! wait.
 //!
-//! Leading is holding the `flock` of `<key>.<turn>`, which the kernel releases however the leader ends. Turn 0 is the
-//! normal one. A leader that stalls, or is slower than the bound, is overtaken: one of the waiting takes turn 1, and so
-//! on. Uids that trust each other lock each other's files too, in ascending order of uid; everybody makes its own file
-//! before looking for others', so that of two processes one always sees the other's.
+//! The leader holds the `flock` of `<key>.<turn>`, which the kernel releases however the leader ends. Turn 0 is the
+//! normal one. When a leader stalls or is slower than the minimum rate, a follower takes over by locking turn 1, and so
+//! on. Uids that trust each other lock each other's files too, in ascending order of uid. Each process creates its own
+//! file before it looks for others', so that of two processes at least one sees the other's.
 
 use std::fs::File;
 use std::io;
@@ -21,16 +22,16 @@ use crate::progress::TransferProgress;
 use crate::settings::Settings;
 use crate::source::ArtifactSource;
 
-/// How often the waiting look: a dead leader's place is taken within a tenth of a second.
-const POLL: Duration = Duration::from_millis(20);
-/// So often a leader may be overtaken. When the origin itself is slow, overtaking helps nobody.
-pub(crate) const TURNS: u32 = 3;
-/// A leader that has all bytes and only fsyncs is given so many times the patience.
-const FINISHING: u32 = 5;
-/// Turns from here on are those of leaders that copy what another user has: leader `n` as `ADOPTING + n`.
-const ADOPTING: u32 = 90;
+/// How often a follower tries the lock: a dead leader is replaced within a tenth of a second.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// The most turns. When the store itself is slow, taking over does not help.
+pub(crate) const MAX_TURNS: u32 = 3;
+/// The time limit of a leader that has all bytes and only fsyncs, as a multiple of the stall limit.
+const FINISHING_FACTOR: u32 = 5;
+/// Turns from here on copy from an untrusted share: leader `n` copies as turn `COPY_TURNS + n`.
+const COPY_TURNS: u32 = 90;
 
-/// How the waiting ended.
+/// The result of [`lead_or_follow`].
 pub(crate) enum SingleFlightOutcome {
     /// This process leads.
     Leader(LeaderLock),
@@ -40,34 +41,30 @@ pub(crate) enum SingleFlightOutcome {
     LockFailed(io::Error),
 }
 
-/// Leadership, for as long as it lives.
+/// The locks of a leader, held until it is dropped.
 pub(crate) struct LeaderLock {
-    /// Which turn.
     pub turn: u32,
     _locks: Vec<File>,
-    adopting: Option<File>,
+    copy_lock: Option<File>,
 }
 
 impl LeaderLock {
-    /// The turn under which bytes of another user are copied: files of its own, which nobody collects before this
-    /// leader is gone.
-    ///
-    /// # Errors
-    /// As openat(2).
-    pub(crate) fn adopting(&mut self, share: &CacheShare, key: &str) -> io::Result<u32> {
-        let turn = ADOPTING + self.turn;
-        if self.adopting.is_none() {
+    /// Locks the turn under which an untrusted user's bytes are copied: its files are not removed by gc while this
+    /// leader lives.
+    pub(crate) fn lock_copy_turn(&mut self, share: &CacheShare, key: &str) -> io::Result<u32> {
+        let turn = COPY_TURNS + self.turn;
+        if self.copy_lock.is_none() {
             let name = format!("{key}.{turn}");
-            self.adopting = share.shelf("locks", key)?.try_lock(&name, 0o600)?;
+            self.copy_lock = share.prefix_dir("locks", key)?.try_lock(&name, 0o600)?;
         }
-        match self.adopting {
+        match self.copy_lock {
             Some(_) => Ok(turn),
             None => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }
 
-/// Why the last leader gave up, for those who waited for it.
+/// Why the last leader failed, for its followers. On disk: field names must not change.
 #[derive(Serialize, Deserialize)]
 struct FailureRecord {
     /// Time since boot (milliseconds).
@@ -76,29 +73,28 @@ struct FailureRecord {
     message: String,
 }
 
-fn verdict_name(key: &str) -> String {
+fn failure_record_name(key: &str) -> String {
     format!("{key}.failed")
 }
 
-/// Waits until this process leads or the artifact is there. `known` are the fetches that were there before and are
-/// outdated or not what is wanted: only another one counts.
+/// Waits until this process leads or the artifact is cached. `outdated` are the fetch ids of entries that do not count.
 ///
 /// # Errors
-/// The leader that was waited for failed in a way this process would too.
+/// The leader failed in a way in which this process would fail too.
 pub(crate) async fn lead_or_follow(
     cache: &HostCache,
     source: &ArtifactSource,
     key: &str,
-    known: &[String],
+    outdated: &[String],
     settings: &Settings,
 ) -> Result<SingleFlightOutcome, Failure> {
     let started = clock::since_boot();
     let mut turn = 0;
-    let mut watch = LeaderMonitor::new();
+    let mut monitor = LeaderMonitor::new();
     let mut progress: Option<TransferProgress> = None;
     let mut waited = false;
     loop {
-        if let Some(blob) = landed(cache, key, known) {
+        if let Some(blob) = fetched_since(cache, key, outdated) {
             return Ok(SingleFlightOutcome::Coalesced(Box::new(blob)));
         }
         let locks = match acquire(cache, key, turn) {
@@ -106,12 +102,12 @@ pub(crate) async fn lead_or_follow(
             Err(error) => return Ok(SingleFlightOutcome::LockFailed(error)),
         };
         if let Some(locks) = locks {
-            // Between the look and the lock the leader may have ended, well or badly.
-            if let Some(blob) = landed(cache, key, known) {
+            // The leader may have ended between the lookup and the lock.
+            if let Some(blob) = fetched_since(cache, key, outdated) {
                 return Ok(SingleFlightOutcome::Coalesced(Box::new(blob)));
             }
             if let Some(failure) = waited
-                .then(|| verdict(cache, key, source, started))
+                .then(|| recorded_failure(cache, key, source, started))
                 .flatten()
             {
                 return Err(failure);
@@ -119,54 +115,57 @@ pub(crate) async fn lead_or_follow(
             return Ok(SingleFlightOutcome::Leader(LeaderLock {
                 turn,
                 _locks: locks,
-                adopting: None,
+                copy_lock: None,
             }));
         }
         if !waited {
             waited = true;
-            info!(%source, "another process is fetching it: waiting");
+            info!(%source, "another process is fetching the artifact; waiting");
         }
-        if let Some(seen) = watch.look(cache, key, turn, settings) {
+        if let Some(leader) = monitor.poll(cache, key, turn, settings) {
             let bar = progress
                 .get_or_insert_with(|| TransferProgress::new(&source.to_string(), "waiting for"));
-            bar.show(seen.arrived, seen.size);
-            if seen.too_slow && turn + 1 < TURNS {
-                warn!(%source, turn, "the process fetching it is stalled or too slow: overtaking it");
+            bar.show(leader.arrived, leader.size);
+            if leader.too_slow && turn + 1 < MAX_TURNS {
+                warn!(%source, turn, "leader is stalled or too slow; taking over");
                 turn += 1;
-                watch = LeaderMonitor::new();
+                monitor = LeaderMonitor::new();
                 continue;
             }
         }
-        sleep(POLL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-fn landed(cache: &HostCache, key: &str, known: &[String]) -> Option<CachedBlob> {
+fn fetched_since(cache: &HostCache, key: &str, outdated: &[String]) -> Option<CachedBlob> {
     // Reading the entry is cheap; hashing a blob whose stamp changed is not, and comes only after it.
     let newer = |share: &&CacheShare| {
         share
             .entry(key)
-            .is_ok_and(|entry| !known.contains(&entry.fetch_id))
+            .is_ok_and(|entry| !outdated.contains(&entry.fetch_id))
     };
     crate::cache::lookup(cache.shares().filter(newer), key).hit()
 }
 
-/// Takes the lock of every uid of the set, or none.
+/// Takes the lock of every trusted uid, or none of them.
 fn acquire(cache: &HostCache, key: &str, turn: u32) -> io::Result<Option<Vec<File>>> {
     let name = format!("{key}.{turn}");
-    let mode = if cache.mutual { 0o644 } else { 0o600 };
-    // Made before the others' are looked for.
-    let made = cache.own.shelf("locks", key)?.open_or_create(&name, mode)?;
+    let mode = if cache.mutual_trust { 0o644 } else { 0o600 };
+    // Created before the others' files are read_at for.
+    let made = cache
+        .own
+        .prefix_dir("locks", key)?
+        .open_or_create(&name, mode)?;
     let mut shares: Vec<&CacheShare> = vec![&cache.own];
-    if cache.mutual {
-        // It may be from a time when its owner was alone.
+    if cache.mutual_trust {
+        // It may have been created before its owner trusted other uids.
         fchmod(&made, Mode::from_bits_truncate(mode))?;
-        shares.extend(cache.trusted());
+        shares.extend(cache.trusted_shares());
         shares.sort_by_key(|share| share.uid);
     }
     let mut locks = Vec::new();
     for share in shares {
-        let Ok(shelf) = share.shelf("locks", key) else {
+        let Ok(shelf) = share.prefix_dir("locks", key) else {
             continue;
         };
         if share.own {
@@ -184,77 +183,81 @@ fn acquire(cache: &HostCache, key: &str, turn: u32) -> io::Result<Option<Vec<Fil
     Ok(Some(locks))
 }
 
-/// Writes down why the leader gave up, when those who wait would fail the same way.
+/// Records why the leader failed, if its followers would fail the same way.
 pub(crate) fn record_failure(share: &CacheShare, key: &str, failure: &Failure) {
     if ![Exit::NOT_FOUND, Exit::UNAVAILABLE, Exit::CORRUPT].contains(&failure.exit()) {
         return;
     }
-    let verdict = FailureRecord {
+    let record = FailureRecord {
         at: u64::try_from(clock::since_boot().as_millis()).unwrap_or(u64::MAX),
         exit: failure.exit().code(),
         message: failure.to_string(),
     };
-    if let (Ok(dir), Ok(bytes)) = (share.records("partial"), serde_json::to_vec(&verdict)) {
-        // Without it the waiting find out for themselves.
-        let _ = dir.write_atomic(&verdict_name(key), &bytes, 0o644, Durability::Process);
+    if let (Ok(dir), Ok(bytes)) = (share.record_dir("partial"), serde_json::to_vec(&record)) {
+        // Without a record the followers find out on their own.
+        let _ = dir.write_atomic(
+            &failure_record_name(key),
+            &bytes,
+            0o644,
+            Durability::Process,
+        );
     }
 }
 
-fn verdict(
+fn recorded_failure(
     cache: &HostCache,
     key: &str,
     source: &ArtifactSource,
     since: Duration,
 ) -> Option<Failure> {
-    let shares = if cache.mutual {
+    let shares = if cache.mutual_trust {
         cache.shares().collect()
     } else {
         vec![&cache.own]
     };
     shares.into_iter().find_map(|share| {
         let bytes = share
-            .records("partial")
+            .record_dir("partial")
             .ok()?
-            .read(verdict_name(key), 64 << 10)
+            .read(failure_record_name(key), 64 << 10)
             .ok()?;
-        let verdict: FailureRecord = serde_json::from_slice(&bytes).ok()?;
-        // One that is not from before now is from before the host booted.
-        let at = Duration::from_millis(verdict.at);
+        let record: FailureRecord = serde_json::from_slice(&bytes).ok()?;
+        // A record from the future was written before the host booted.
+        let at = Duration::from_millis(record.at);
         (since.as_millis() <= at.as_millis() && at <= clock::since_boot()).then(|| {
-            info!(%source, "the process fetching it failed");
-            Failure::new(Exit::from_code(verdict.exit), verdict.message)
+            info!(%source, "leader failed");
+            Failure::new(Exit::from_code(record.exit), record.message)
         })
     })
 }
 
-/// What watching a leader shows.
+/// The state of a leader as its followers see it.
 struct LeaderProgress {
     arrived: u64,
     size: Option<u64>,
     too_slow: bool,
 }
 
-/// Watches how a leader gets on.
+/// Measures the progress of a leader.
 struct LeaderMonitor {
-    looked: Option<Instant>,
+    read_at: Option<Instant>,
     since: Instant,
     arrived: u64,
 }
 
 impl LeaderMonitor {
-    /// How often the record is read.
-    const LOOK: Duration = Duration::from_millis(200);
+    const READ_INTERVAL: Duration = Duration::from_millis(200);
 
     fn new() -> Self {
         Self {
-            looked: None,
+            read_at: None,
             since: Instant::now(),
             arrived: 0,
         }
     }
 
-    /// Looks at the leader's record, not more often than makes sense.
-    fn look(
+    /// Reads the leader's record, at most every [`Self::READ_INTERVAL`].
+    fn poll(
         &mut self,
         cache: &HostCache,
         key: &str,
@@ -262,34 +265,37 @@ impl LeaderMonitor {
         settings: &Settings,
     ) -> Option<LeaderProgress> {
         let now = Instant::now();
-        if self.looked.is_some_and(|looked| now - looked < Self::LOOK) {
+        if self
+            .read_at
+            .is_some_and(|read_at| now - read_at < Self::READ_INTERVAL)
+        {
             return None;
         }
-        self.looked = Some(now);
-        let shares = if cache.mutual {
+        self.read_at = Some(now);
+        let shares = if cache.mutual_trust {
             cache.shares().collect()
         } else {
             vec![&cache.own]
         };
         let record = shares
             .into_iter()
-            .flat_map(|share| [turn, ADOPTING + turn].map(|turn| (share, turn)))
+            .flat_map(|share| [turn, COPY_TURNS + turn].map(|turn| (share, turn)))
             .filter_map(|(share, turn)| {
-                partial_download::read_record(&share.records("partial").ok()?, key, turn).ok()
+                partial_download::read_record(&share.record_dir("partial").ok()?, key, turn).ok()
             })
             .max_by_key(|record| record.arrived)
             .unwrap_or_default();
         let size = record.header.as_ref().map(|header| header.size);
-        // Twice what a leader itself takes to notice that a connection is silent.
-        let patience = settings.stall_timeout * 2;
+        // A leader itself takes one stall timeout to notice a silent connection.
+        let stall_limit = settings.stall_timeout * 2;
         let finishing = size.is_some_and(|size| record.arrived >= size);
-        let patience = if finishing {
-            patience * FINISHING
+        let stall_limit = if finishing {
+            stall_limit * FINISHING_FACTOR
         } else {
-            patience
+            stall_limit
         };
         let mut too_slow = false;
-        if now - self.since >= patience {
+        if now - self.since >= stall_limit {
             let bound = record
                 .header
                 .as_ref()

@@ -1,7 +1,7 @@
-//! The writing half of a download, in a thread of its own: puts pieces in place and records finished parts.
+//! The writing half of a download, in a thread of its own: writes pieces in place and records finished parts.
 //!
-//! SHA-256 cannot be computed out of order, nor an archive checked. Pieces at the frontier (all before it is read, or on
-//! its way to be) go to the threads that do so as they come; what lies beyond it does when the frontier reaches it.
+//! SHA-256 and archive checks need the bytes in order. Pieces at the frontier (everything before it was passed on) go
+//! to the worker threads as they arrive; later pieces are passed on when the frontier reaches them.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,32 +22,29 @@ use crate::store::CrcKind;
 use crate::stream_worker::{self, StreamChunk, StreamWorker};
 use crate::unpack::ArchiveKind;
 
-/// Pieces waiting to be written. A piece is what one read of a connection gives, 8 KiB to 400 KiB.
+/// Pieces in the queue. A piece is one read of a connection, 8 KiB to 400 KiB.
 const QUEUE: usize = 8;
-/// How often those who watch hear of progress.
-const REPORT: Duration = Duration::from_millis(200);
-/// Bytes after which writing them back begins, so that the final fsync finds little left to do.
+/// How often progress is recorded for the followers.
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
+/// Bytes after which write-back starts, so that the final fsync has little left to do.
 const WRITE_BACK: u64 = 32 << 20;
 
-/// Where the bytes of a download go.
+/// The file that a download writes.
 #[derive(Debug)]
 pub(crate) struct DownloadFile {
-    /// The file.
     pub data: File,
-    /// Its record, when the bytes may outlive this process.
+    /// The record of the partial download, if the bytes may outlive this process.
     pub record: Option<PartialDownload>,
 }
 
-/// The shape of a download: parts of equal size, of an object whose length may be unknown.
+/// Parts of equal size of an object, whose length may be unknown.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PartLayout {
-    /// Length of the object (bytes), when it is known.
     pub size: Option<u64>,
-    /// Bytes per part.
     pub part_size: u64,
-    /// The CRC taken of each part.
+    /// The CRC of each part.
     pub crc: CrcKind,
-    /// What the object is checked as while it arrives, when it is an archive.
+    /// The kind of archive to check while it arrives.
     pub archive: Option<ArchiveKind>,
 }
 
@@ -56,38 +53,32 @@ enum SinkMessage {
     Finished { part: u64 },
 }
 
-/// What all the bytes came to.
+/// The result of writing all bytes.
 #[derive(Debug)]
 pub(crate) struct DownloadSummary {
-    /// SHA-256 of the object.
     pub sha256: Sha256Hex,
-    /// Its length (bytes).
     pub size: u64,
-    /// The CRC of the whole object.
     pub crc: u64,
-    /// What is wrong with the archive.
+    /// Why the archive is invalid.
     pub broken: Option<String>,
 }
 
-/// The thread that writes, which ends with what it has written.
+/// The writing thread.
 pub(crate) type SinkThread = JoinHandle<io::Result<(DownloadSummary, DownloadFile)>>;
 
-/// The sending end, held by the engine.
+/// The sending end, for the connections.
 #[derive(Debug, Clone)]
 pub(crate) struct DownloadSink {
     queue: mpsc::Sender<SinkMessage>,
     arrived: Arc<AtomicU64>,
 }
 
-/// The sink is gone because writing failed; its thread knows why.
+/// The writing thread ended with an error, which [`SinkThread`] returns.
 #[derive(Debug)]
 pub(crate) struct SinkClosed;
 
 impl DownloadSink {
-    /// Starts the thread. `done` are parts that stand in the file already, verified.
-    ///
-    /// # Errors
-    /// The system gives no thread.
+    /// Starts the thread. `done` are the verified parts that are already in the file.
     pub(crate) fn start(
         target: DownloadFile,
         shape: PartLayout,
@@ -105,29 +96,23 @@ impl DownloadSink {
         Ok((Self { queue, arrived }, thread))
     }
 
-    /// Hands over bytes that belong at `at`. Waits while the disk is slower than the network.
-    ///
-    /// # Errors
-    /// Writing failed.
-    pub(crate) async fn piece(&self, at: u64, bytes: Bytes) -> Result<(), SinkClosed> {
+    /// Sends bytes that belong at offset `at`. Waits while the disk is slower than the network.
+    pub(crate) async fn send_piece(&self, at: u64, bytes: Bytes) -> Result<(), SinkClosed> {
         self.queue
             .send(SinkMessage::Piece { at, bytes })
             .await
             .map_err(|_| SinkClosed)
     }
 
-    /// Says that all of a part has been handed over.
-    ///
-    /// # Errors
-    /// Writing failed.
-    pub(crate) async fn finished(&self, part: u64) -> Result<(), SinkClosed> {
+    /// Reports that all bytes of a part were sent.
+    pub(crate) async fn finish_part(&self, part: u64) -> Result<(), SinkClosed> {
         self.queue
             .send(SinkMessage::Finished { part })
             .await
             .map_err(|_| SinkClosed)
     }
 
-    /// Bytes written so far, those of earlier processes included.
+    /// Bytes written so far, by interrupted downloads too.
     #[must_use]
     pub(crate) fn arrived(&self) -> Arc<AtomicU64> {
         self.arrived.clone()
@@ -137,12 +122,11 @@ impl DownloadSink {
 struct SinkWriter {
     target: DownloadFile,
     shape: PartLayout,
-    /// `None` once it has finished.
     hasher: Option<StreamWorker<io::Result<Sha256Hex>>>,
     checker: Option<StreamWorker<io::Result<()>>>,
-    /// All bytes before this one were given to these two.
+    /// All bytes before this offset were passed to the two workers.
     frontier: u64,
-    /// Part -> bytes of it that are written, and their CRC so far.
+    /// Part -> written bytes and their CRC so far.
     open: BTreeMap<u64, (u64, crc_fast::Digest)>,
     /// Part -> (length, CRC).
     done: BTreeMap<u64, (u64, u64)>,
@@ -185,7 +169,7 @@ impl SinkWriter {
             let length = self.part_length(part.part);
             self.done.insert(part.part, (length, part.crc));
             self.arrived.fetch_add(length, Ordering::Relaxed);
-            self.record(|record| record.finished(*part))?;
+            self.record(|record| record.record_part(*part))?;
         }
         self.catch_up();
         while let Some(message) = pieces.blocking_recv() {
@@ -194,16 +178,16 @@ impl SinkWriter {
                 SinkMessage::Finished { part } => self.finish(part)?,
             }
         }
-        // It holds the file open for writing.
+        // The write-back thread holds the file open for writing.
         let synced = self.synced();
         let summary = self.summary()?;
         synced?;
-        // Those who watch see that only finishing is left, which they have more patience with.
-        self.record(|record| record.arrived(summary.size))?;
+        // Followers give a leader that only fsyncs more time.
+        self.record(|record| record.record_progress(summary.size))?;
         Ok(summary)
     }
 
-    /// Length of a part by the shape; of an object without a known length there is one part, as long as it gets.
+    /// The length of a part; without a known length there is one part, as long as it gets.
     fn part_length(&self, part: u64) -> u64 {
         match self.shape.size {
             Some(size) => self
@@ -227,14 +211,14 @@ impl SinkWriter {
             self.follow(StreamChunk::Piece(bytes));
         }
         let arrived = self.arrived.fetch_add(length, Ordering::Relaxed) + length;
-        if self.reported.elapsed() >= REPORT {
+        if self.reported.elapsed() >= REPORT_INTERVAL {
             self.reported = Instant::now();
-            self.record(|record| record.arrived(arrived))?;
+            self.record(|record| record.record_progress(arrived))?;
         }
         self.write_back(length)
     }
 
-    /// Starts writing back in a thread of its own, unless one still does: fsync at the end waits for what is left.
+    /// Starts write-back in a thread of its own, unless one is running: the final fsync waits for the rest.
     fn write_back(&mut self, bytes: u64) -> io::Result<()> {
         self.unsynced += bytes;
         if self.target.record.is_some() && self.unsynced >= WRITE_BACK {
@@ -254,10 +238,9 @@ impl SinkWriter {
         Ok(())
     }
 
-    /// Waits for the writing back that has begun, and how it went: the kernel says once that it could not write, and
-    /// the final fsync would not hear of it again.
+    /// Waits for the write-back: the kernel reports a write error once, and the final fsync would miss it.
     fn synced(&mut self) -> io::Result<()> {
-        let failed = |_| Err(io::Error::other("the thread that writes back failed"));
+        let failed = |_| Err(io::Error::other("the write-back thread panicked"));
         let thread = self.syncing.take();
         thread.map_or(Ok(()), |thread| thread.join().unwrap_or_else(failed))
     }
@@ -269,12 +252,12 @@ impl SinkWriter {
             |(_, digest)| digest.finalize(),
         );
         self.done.insert(part, (length, crc));
-        self.record(|record| record.finished(FinishedPart { part, crc }))?;
+        self.record(|record| record.record_part(FinishedPart { part, crc }))?;
         self.catch_up();
         Ok(())
     }
 
-    /// Hands on what the frontier has reached: whole parts, and the written beginning of the next one.
+    /// Passes on what the frontier has reached: whole parts, and the written beginning of the next one.
     fn catch_up(&mut self) {
         loop {
             let part = self.frontier / self.shape.part_size;
@@ -314,7 +297,7 @@ impl SinkWriter {
             || self.shape.size.is_some_and(|expected| expected != size)
             || !self.open.is_empty()
         {
-            // The engine gave up; it has its own error.
+            // The transfer gave up and has its own error.
             return Err(io::ErrorKind::Interrupted.into());
         }
         let crc = self.shape.crc;
@@ -340,7 +323,7 @@ impl SinkWriter {
     }
 }
 
-/// The header of a record for a download of this shape.
+/// The header of the record of a download with this layout.
 #[must_use]
 pub(crate) fn header(
     shape: PartLayout,

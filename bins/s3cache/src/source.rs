@@ -1,5 +1,4 @@
-//! What an artifact is called: the SOURCE of the command line, and whether such a name can ever change its content.
-//! Knows no network and no cache.
+//! Sources: the SOURCE argument of the command line, and whether its name can ever get another content.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-/// Where an artifact is published.
+/// The place where an artifact is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ArtifactSource {
     /// `http://` or `https://`.
@@ -29,7 +28,7 @@ impl ArtifactSource {
     /// Parses `https://`, `http://`, `s3://bucket/key`, `file:///path`, or `bucket/key` (s3).
     ///
     /// # Errors
-    /// It is none of these (exit 2).
+    /// It has none of these forms (exit 2).
     pub fn parse(text: &str) -> Result<Self, Failure> {
         let wrong = |why: &str| {
             Failure::new(
@@ -58,13 +57,13 @@ impl ArtifactSource {
                 let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
                 if !url.username().is_empty() || url.password().is_some() {
                     return Err(wrong(
-                        "credentials in a URL are seen by every process of the host",
+                        "credentials in a URL are visible to every process of the host",
                     )
                     .remedy("put them into ~/.netrc"));
                 }
                 Ok(Self::Http(url))
             }
-            "s3" => Self::s3(rest).ok_or_else(|| wrong("a bucket and a key are needed")),
+            "s3" => Self::s3(rest).ok_or_else(|| wrong("missing bucket or key")),
             "file" => {
                 let path = Path::new(rest.strip_prefix("localhost").unwrap_or(rest));
                 if path.is_absolute() {
@@ -90,10 +89,10 @@ impl ArtifactSource {
         })
     }
 
-    /// The last component of the path: what the artifact is called in the cache.
+    /// The last component of the path: the file name in the cache.
     ///
     /// # Errors
-    /// It has none, or one that cannot be a file name (exit 2).
+    /// It is not a valid file name (exit 2).
     pub fn name(&self) -> Result<String, Failure> {
         let path = match self {
             Self::Http(url) => url.path().to_owned(),
@@ -101,7 +100,8 @@ impl ArtifactSource {
             Self::File(path) => path.to_string_lossy().into_owned(),
         };
         let mut name = path.rsplit('/').next().unwrap_or_default().to_owned();
-        // Percent-encoding makes three bytes of one. Only a name that would not fit is decoded: those of caches stay.
+        // Percent-encoding triples bytes. Only a name that would be too long is decoded, because existing caches have
+        // the others.
         if matches!(self, Self::Http(_))
             && name.len() > NAME_MAX
             && let Ok(decoded) = percent_decode_str(&name).decode_utf8()
@@ -116,22 +116,22 @@ impl ArtifactSource {
         {
             return Err(Failure::new(
                 Exit::USAGE,
-                format!("{self} does not end in a usable file name"),
+                format!("{self} does not end in a valid file name"),
             )
             .remedy("name one artifact, not a directory"));
         }
         if name.len() > NAME_MAX {
             let text = format!("{self}: its name has {} bytes", name.len());
             return Err(Failure::new(Exit::USAGE, text).remedy(format!(
-                "publish it under a name of at most {NAME_MAX}, which is what file systems take"
+                "publish it under a name of at most {NAME_MAX} bytes, the limit of file systems"
             )));
         }
         Ok(name)
     }
 
-    /// The same place with `suffix` behind its path: the `.sha256` sidecar.
+    /// The same source with `suffix` appended to its path.
     #[must_use]
-    pub fn with_suffix(&self, suffix: &str) -> Self {
+    pub(crate) fn with_suffix(&self, suffix: &str) -> Self {
         match self {
             Self::Http(url) => {
                 let mut url = url.clone();
@@ -151,9 +151,9 @@ impl ArtifactSource {
         }
     }
 
-    /// The name of this source in an index: SHA-256 of its full text without the signature of a presigned URL, in hex.
-    /// `service` tells apart equal buckets of different S3 services; other sources have none. Everything else takes it
-    /// from `Settings::index_key`.
+    /// The index key: SHA-256 in hex of the source without the signature of a presigned URL. `service` distinguishes
+    /// equal buckets of different S3 services; it is empty for other sources. Call `Settings::index_key` instead, which
+    /// knows the service.
     #[must_use]
     pub(crate) fn index_key(&self, service: &str) -> String {
         let text = match self {
@@ -165,7 +165,7 @@ impl ArtifactSource {
     }
 }
 
-/// For people: with secrets masked.
+/// For people, with secrets masked.
 impl std::fmt::Display for ArtifactSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -176,8 +176,8 @@ impl std::fmt::Display for ArtifactSource {
     }
 }
 
-/// Whether a file name can never get another content: it holds, between separators, 7 to 64 hex digits with a letter
-/// (40 or 64 digits need none), or a version `-v?N(.N)+` that no SNAPSHOT, latest or dev follows.
+/// Whether the content of a file name never changes: it has, between separators, 7 to 64 hex digits with a letter (40
+/// or 64 digits need none), or a version `-v?N(.N)+` that no SNAPSHOT, latest or dev follows.
 #[must_use]
 pub fn is_immutable(name: &str) -> bool {
     name.split(|c: char| !c.is_ascii_alphanumeric())
@@ -222,7 +222,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_name_is_one_file_name_whatever_the_source(text in "((https?|s3|file)://)?[a-z0-9./%?@:-]{0,40}\\PC{0,20}") {
+        fn name_of_any_source_is_one_file_name(text in "((https?|s3|file)://)?[a-z0-9./%?@:-]{0,40}\\PC{0,20}") {
             if let Ok(name) = ArtifactSource::parse(&text).and_then(|source| source.name()) {
                 proptest::prop_assert!(!name.is_empty() && !name.contains('/') && name != "." && name != "..");
             }
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_source() {
+    fn every_form_of_source_is_parsed() {
         for (text, shown, name) in [
             (
                 "https://repo:7443/pex/a-1.pex",
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_as_long_as_the_file_system_takes_once_decoded() {
+    fn name_length_is_limited_after_decoding() {
         let umlauts = |number: usize| "\u{e4}".repeat(number);
         let name = |text: &str| ArtifactSource::parse(text).unwrap().name();
         for (text, expected) in [
@@ -277,7 +277,7 @@ mod tests {
             ),
             (
                 format!("https://h/{}%2F..%2Fx", umlauts(50)),
-                Err("a usable file name"),
+                Err("a valid file name"),
             ),
         ] {
             match (name(&text), expected) {
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_source_is_refused_with_the_forms_that_are() {
+    fn invalid_source_is_rejected_with_valid_forms() {
         for text in [
             "arn:aws:s3:eu-west-1:123456789012:accesspoint/builds/a.pex",
             "s3://arn:aws:s3:::builds/a.pex",
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sidecar_stands_beside_the_artifact() {
+    fn sidecar_path_has_suffix() {
         for (text, expected) in [
             ("https://h/p/a.pex", "https://h/p/a.pex.sha256"),
             ("b/k", "s3://b/k.sha256"),
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn immutable_names() {
+    fn immutable_names_are_recognized() {
         for name in [
             "eightball-60a43ef-trusty_x86_64.pex",
             "eightball-0123456789012345678901234567890123456789-trusty_x86_64.pex",
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_the_index_are_those_of_earlier_releases() {
+    fn index_keys_match_earlier_releases() {
         for (text, service, key) in [
             (
                 "https://repo:7443/pex/a-1.pex",
@@ -385,7 +385,7 @@ mod tests {
                 "09deec7edc8e58689ccccdc991aef2de7237256b76fb32d7bb1fc5de39b7160e",
             ),
             (
-                // Not the key of earlier releases, which stood for other services too.
+                // Earlier releases used one key for all services.
                 "s3://builds/pex/a.pex",
                 "aws",
                 "62ceffc75a8d998cd3c240ed4b4e6cc7ef4c14f9251c08610bea4294950c3dc2",

@@ -1,7 +1,8 @@
-//! Work on every byte of a growing file in order, each kind in a thread of its own: SHA-256 is the most expensive thing
-//! done per byte, decompressing is dearer still, and neither the network nor the disk should wait for them.
+//! Work on every byte of a growing file in order, each kind in a thread of its own: SHA-256 is the most expensive step
+//! per byte, decompression costs even more, and neither network nor disk should wait for them.
 //!
-//! What comes in order is taken from memory, while it is still in the processor's cache; what came early is read back.
+//! Bytes that arrive in order are taken from memory, while they are in the CPU's cache; bytes that arrived early are
+//! read back from the file.
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};
@@ -15,21 +16,18 @@ use sha2::{Digest as _, Sha256};
 
 use crate::digest::Sha256Hex;
 
-/// Pieces waiting to be read.
 const QUEUE: usize = 4;
-/// Bytes read back from the file at once.
+/// Bytes read back at once.
 const BUFFER: usize = 256 << 10;
 
-/// The next bytes of the file.
 #[derive(Debug, Clone)]
 pub(crate) enum StreamChunk {
-    /// These, which are in the file too.
+    /// Bytes that were also written to the file.
     Piece(Bytes),
-    /// Those in the file from the first offset up to the second.
+    /// Start and end of a range to read back from the file.
     Range(u64, u64),
 }
 
-/// A thread that reads a file while it grows.
 #[derive(Debug)]
 pub(crate) struct StreamWorker<T> {
     queue: SyncSender<StreamChunk>,
@@ -37,10 +35,6 @@ pub(crate) struct StreamWorker<T> {
 }
 
 impl<T: Send + 'static> StreamWorker<T> {
-    /// Starts at the beginning of `file`.
-    ///
-    /// # Errors
-    /// The system gives no thread.
     pub(crate) fn start(
         file: File,
         read: impl FnOnce(GrowingFileReader) -> T + Send + 'static,
@@ -58,30 +52,27 @@ impl<T: Send + 'static> StreamWorker<T> {
         Ok(Self { queue, thread })
     }
 
-    /// Hands over the bytes that follow those it has. Waits while the thread is slower than the network, and does
-    /// nothing once it has read all that it wanted.
+    /// Sends the next bytes. Waits while the thread is slower than the network, and does nothing once the thread has
+    /// ended.
     pub(crate) fn take(&self, next: StreamChunk) {
         let _ = self.queue.send(next);
     }
 
-    /// What the thread made of all it was given.
-    ///
-    /// # Errors
-    /// It panicked.
+    /// Waits for the thread's result.
     pub(crate) fn finish(self) -> io::Result<T> {
         drop(self.queue);
-        let failed = |_| io::Error::other("a thread that reads what arrives failed");
+        let failed = |_| io::Error::other("a worker thread panicked");
         self.thread.join().map_err(failed)
     }
 }
 
-/// The bytes of a growing file from its start. Reading waits for what has not arrived.
+/// The bytes of a growing file from its start. A read waits for bytes that have not arrived.
 #[derive(Debug)]
 pub(crate) struct GrowingFileReader {
     file: File,
     work: Receiver<StreamChunk>,
     piece: Bytes,
-    /// What is to be read back before the next piece.
+    /// To be read back before the next piece.
     range: (u64, u64),
     buffer: Vec<u8>,
     /// The part of the buffer that was not consumed.
@@ -133,9 +124,6 @@ impl Read for GrowingFileReader {
 }
 
 /// The SHA-256 of all bytes.
-///
-/// # Errors
-/// A range could not be read back.
 pub(crate) fn sha256(mut bytes: impl BufRead) -> io::Result<Sha256Hex> {
     let mut hasher = Sha256::new();
     loop {

@@ -1,7 +1,8 @@
-//! The range engine: fetches one object over several connections into a sink, and survives what networks do.
+//! Transfers one object over several connections into a sink, with retries.
 //!
-//! Every range carries If-Match and every answer is compared with the first, so that an object replaced in mid-flight
-//! is noticed and never mixed. What fails is tried again with backoff, from the byte it had reached.
+//! Every range carries If-Match and every response is compared with the first, so that an object that is replaced
+//! meanwhile is noticed and versions are never mixed. A failed range is retried with backoff, from the byte it had
+//! reached.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,59 +19,53 @@ use crate::sink::{DownloadSink, SinkClosed};
 use crate::source::ArtifactSource;
 use crate::store::{GetRequest, GetResponse, ObjectMeta, ObjectStore, StoreError, StoreErrorKind};
 
-/// Bytes per part, unless the user says otherwise.
+/// The default part size (bytes).
 pub(crate) const PART_SIZE: u64 = 8 << 20;
-/// An object larger than this is fetched in larger parts: its record stays short (bytes).
-const LARGE: u64 = 4 << 30;
-/// The most connections at once, unless the user says otherwise: one S3 connection gives 50 to 90 MB/s.
-const CONNECTIONS: u64 = 8;
-/// Connections to begin with.
-const FIRST_CONNECTIONS: u64 = 2;
-/// How often it is looked whether more connections would help.
-const GROW_EVERY: Duration = Duration::from_millis(50);
-/// Above this share of one processor it is not the network that is waited for, and another connection only costs memory.
-const BUSY: f64 = 0.5;
-/// Attempts without progress before giving up.
-const ATTEMPTS: u32 = 5;
-/// So many bytes are progress.
-const PROGRESS: u64 = 1 << 20;
-/// The longest a server's Retry-After is waited for.
+/// Objects larger than this use larger parts, so that the record of the partial download stays short (bytes).
+const LARGE_OBJECT: u64 = 4 << 30;
+/// The default limit of connections: one S3 connection delivers 50 to 90 MB/s.
+const DEFAULT_CONNECTIONS: u64 = 8;
+/// Connections at the start.
+const INITIAL_CONNECTIONS: u64 = 2;
+/// How often the number of connections may grow.
+const GROW_INTERVAL: Duration = Duration::from_millis(50);
+/// Above this share of one CPU the network is not the bottleneck, and another connection only costs memory.
+const BUSY_CPU: f64 = 0.5;
+/// Attempts without progress.
+const MAX_ATTEMPTS: u32 = 5;
+/// Bytes that count as progress and reset the attempts.
+const PROGRESS_BYTES: u64 = 1 << 20;
+/// The limit of a server's Retry-After.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 
-/// How to fetch.
 #[derive(Debug, Clone)]
 pub(crate) struct TransferOptions {
-    /// Connections at once, when settled by the user.
+    /// Fixed number of connections, if configured.
     pub connections: Option<u64>,
-    /// The most to fetch per second (bytes).
+    /// Bytes per second.
     pub max_rate: Option<u64>,
     /// How long a connection may be silent.
     pub stall_timeout: Duration,
 }
 
-/// Bytes per part for an object of this size.
 #[must_use]
-pub(crate) fn part_size(size: u64, settled: Option<u64>) -> u64 {
-    settled.unwrap_or(if size > LARGE {
+pub(crate) fn part_size(size: u64, configured: Option<u64>) -> u64 {
+    configured.unwrap_or(if size > LARGE_OBJECT {
         PART_SIZE * 4
     } else {
         PART_SIZE
     })
 }
 
-/// One object being fetched.
+/// The transfer of one object.
 pub(crate) struct ObjectTransfer {
-    /// Where from.
     pub store: Rc<dyn ObjectStore>,
-    /// What.
     pub source: Rc<ArtifactSource>,
-    /// How.
     pub options: TransferOptions,
     limiter: RefCell<Option<Instant>>,
 }
 
 impl ObjectTransfer {
-    /// A job that has not begun.
     #[must_use]
     pub(crate) fn new(
         store: Rc<dyn ObjectStore>,
@@ -85,10 +80,8 @@ impl ObjectTransfer {
         }
     }
 
-    /// Opens the first answer, which says how long the object is and what identifies it. Tries again as [`ObjectTransfer::ranges`].
-    ///
-    /// # Errors
-    /// What the store said last.
+    /// Opens the first response, which has the object's length and entity tag. Retries as [`ObjectTransfer::ranges`]
+    /// does.
     pub(crate) async fn first(
         &self,
         range: Option<(u64, u64)>,
@@ -109,11 +102,11 @@ impl ObjectTransfer {
         }
     }
 
-    /// Fetches `parts` (start and end byte of each, with its number) of the object that `meta` identifies. `first` is
-    /// an answer already open, from the start of a part.
+    /// Fetches `parts` (number, start and end of each) of the object that `meta` identifies. `first` is a response that
+    /// is already open, at the start of a part.
     ///
     /// # Errors
-    /// `Changed` when the object is no longer the one of `meta`; else what the store said last.
+    /// `Changed` when the object is no longer that of `meta`; else the last error of the store.
     pub(crate) async fn ranges(
         self: &Rc<Self>,
         meta: &ObjectMeta,
@@ -121,8 +114,9 @@ impl ObjectTransfer {
         first: Option<GetResponse>,
         sink: &DownloadSink,
     ) -> Result<(), StoreError> {
-        let most = (parts.len() as u64).min(self.options.connections.unwrap_or(CONNECTIONS));
-        let mut connections = most.min(self.options.connections.unwrap_or(FIRST_CONNECTIONS));
+        let most =
+            (parts.len() as u64).min(self.options.connections.unwrap_or(DEFAULT_CONNECTIONS));
+        let mut connections = most.min(self.options.connections.unwrap_or(INITIAL_CONNECTIONS));
         debug!(parts = parts.len(), connections, "fetching in ranges");
         let meta = Rc::new(meta.clone());
         let parts = Rc::new(RefCell::new(parts));
@@ -138,25 +132,28 @@ impl ObjectTransfer {
         loop {
             let ended = tokio::select! {
                 ended = workers.join_next() => ended,
-                () = sleep(GROW_EVERY), if connections < most => {
-                    if load.since() < BUSY {
+                () = sleep(GROW_INTERVAL), if connections < most => {
+                    if load.since() < BUSY_CPU {
                         let more = connections.min(most - connections);
                         (0..more).for_each(|_| start(&mut workers));
                         connections += more;
-                        debug!(connections, "the network is waited for: more connections");
+                        debug!(connections, "the network is the bottleneck: opening more connections");
                     }
                     continue;
                 }
             };
             let Some(ended) = ended else { return Ok(()) };
             ended.map_err(|error| {
-                StoreError::new(StoreErrorKind::Permanent, "a connection's task failed")
-                    .because(error)
+                StoreError::new(
+                    StoreErrorKind::Permanent,
+                    "the task of a connection panicked",
+                )
+                .because(error)
             })??;
         }
     }
 
-    /// What one connection does: part after part, until none is left. `open` is an answer that starts with one of them.
+    /// One connection: part after part, until none is left. `open` is a response that starts with one of them.
     async fn work(
         self: Rc<Self>,
         meta: Rc<ObjectMeta>,
@@ -170,15 +167,15 @@ impl ObjectTransfer {
             };
             let usable = open.take_if(|reply| reply.offset == start);
             self.part(&meta, start, end, usable, &sink).await?;
-            sink.finished(part).await.map_err(|SinkClosed| disk())?;
+            sink.finish_part(part).await.map_err(|SinkClosed| disk())?;
         }
     }
 
-    /// Fetches an object that cannot be fetched in ranges, as one stream. `room` is asked before bytes beyond what was
-    /// reserved are taken in.
+    /// Fetches an object without ranges as one stream. `room` is called before bytes beyond the reservation are
+    /// accepted.
     ///
     /// # Errors
-    /// What the store said; there is no second attempt, because nothing tells whether it would be the same object.
+    /// Those of the store, without a retry: nothing proves that a second response has the same object.
     pub(crate) async fn stream(
         &self,
         mut reply: GetResponse,
@@ -191,12 +188,14 @@ impl ObjectTransfer {
             if reply.meta.size.is_some_and(|size| end > size) {
                 return Err(StoreError::new(
                     StoreErrorKind::Transient,
-                    "the server sent more than it said",
+                    "the server sent more bytes than it announced",
                 ));
             }
             room(end)?;
             self.limit(piece.len()).await;
-            sink.piece(at, piece).await.map_err(|SinkClosed| disk())?;
+            sink.send_piece(at, piece)
+                .await
+                .map_err(|SinkClosed| disk())?;
             at = end;
         }
         if reply.meta.size.is_some_and(|size| at != size) {
@@ -205,7 +204,7 @@ impl ObjectTransfer {
                 format!("the connection ended after {at} bytes"),
             ));
         }
-        sink.finished(0).await.map_err(|SinkClosed| disk())?;
+        sink.finish_part(0).await.map_err(|SinkClosed| disk())?;
         Ok(at)
     }
 
@@ -237,26 +236,28 @@ impl ObjectTransfer {
                 same_object(meta, &reply, at)?;
                 while at < end {
                     let Some(mut piece) = self.next(&mut reply).await? else {
-                        // The first answer may cover less than a part: that is no failure.
+                        // The first response may be shorter than a part.
                         return if at > before {
                             Ok(())
                         } else {
                             Err(StoreError::new(
                                 StoreErrorKind::Transient,
-                                "the answer was empty",
+                                "the response was empty",
                             ))
                         };
                     };
                     piece.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
                     self.limit(piece.len()).await;
                     let length = piece.len() as u64;
-                    sink.piece(at, piece).await.map_err(|SinkClosed| disk())?;
+                    sink.send_piece(at, piece)
+                        .await
+                        .map_err(|SinkClosed| disk())?;
                     at += length;
                 }
                 Ok(())
             }
             .await;
-            if at - before >= PROGRESS {
+            if at - before >= PROGRESS_BYTES {
                 retry = TransferRetry::new();
             }
             match result {
@@ -268,7 +269,7 @@ impl ObjectTransfer {
     }
 
     async fn request(&self, want: GetRequest) -> Result<GetResponse, StoreError> {
-        // Twice the silence: a new connection and its TLS come first.
+        // Twice the stall timeout, for the TCP and TLS handshakes of a new connection.
         match timeout(
             self.options.stall_timeout * 2,
             self.store.get(&self.source, want),
@@ -278,7 +279,7 @@ impl ObjectTransfer {
             Ok(result) => result,
             Err(_) => Err(StoreError::new(
                 StoreErrorKind::Transient,
-                "no answer in time",
+                "no response in time",
             )),
         }
     }
@@ -288,12 +289,12 @@ impl ObjectTransfer {
             Ok(result) => result,
             Err(_) => Err(StoreError::new(
                 StoreErrorKind::Transient,
-                "the connection fell silent",
+                "the connection stalled",
             )),
         }
     }
 
-    /// Waits until `bytes` more keep the rate within its bound.
+    /// Waits until `bytes` more fit the rate limit.
     async fn limit(&self, bytes: usize) {
         let Some(rate) = self.options.max_rate else {
             return;
@@ -309,7 +310,7 @@ impl ObjectTransfer {
     }
 }
 
-/// How busy this process is.
+/// The CPU time of this process at a moment.
 struct CpuLoad {
     at: Instant,
     used: Duration,
@@ -323,7 +324,7 @@ impl CpuLoad {
         }
     }
 
-    /// Processors used since the last look: 1 is one of them all the time.
+    /// CPUs used since the last call: 1.0 is one CPU all the time.
     fn since(&mut self) -> f64 {
         let before = std::mem::replace(self, Self::now());
         let used = self.used.saturating_sub(before.used);
@@ -331,28 +332,28 @@ impl CpuLoad {
     }
 }
 
-/// Compares an answer with what the object is known to be.
+/// Checks that a response is of the object that `meta` identifies.
 fn same_object(meta: &ObjectMeta, reply: &GetResponse, at: u64) -> Result<(), StoreError> {
     let changed = |why: &str| Err(StoreError::new(StoreErrorKind::Changed, why));
     if !reply.partial && at != 0 {
-        return changed("the server answered a range with the whole object");
+        return changed("the server sent the whole object for a range");
     }
     if reply.offset != at {
         return Err(StoreError::new(
             StoreErrorKind::Transient,
-            "the server sent another range than was asked for",
+            "the server sent another range than requested",
         ));
     }
     let size = reply.meta.size.is_none() || reply.meta.size == meta.size;
     match &reply.meta.etag {
-        // A server or proxy that does not send it may not have looked at If-Match either.
-        None => changed("the server did not say which object its range is of"),
+        // A server or proxy that omits the tag may have ignored If-Match as well.
+        None => changed("the server sent a range without an entity tag"),
         etag if size && *etag == meta.etag => Ok(()),
-        _ => changed("it was replaced in mid-flight"),
+        _ => changed("the object was replaced during the download"),
     }
 }
 
-/// A placeholder for the error the sink's thread ends with.
+/// A placeholder: the sink's thread ends with the actual error.
 fn disk() -> StoreError {
     StoreError::new(StoreErrorKind::Disk, "cannot write")
 }
@@ -370,21 +371,21 @@ impl TransferRetry {
         }
     }
 
-    /// Waits as long as it takes, or gives the error back when trying again is pointless.
+    /// Waits for the backoff, or returns the error when a retry is pointless.
     async fn after(
         &mut self,
         error: StoreError,
         source: &ArtifactSource,
     ) -> Result<(), StoreError> {
         self.attempts += 1;
-        if error.kind != StoreErrorKind::Transient || self.attempts >= ATTEMPTS {
+        if error.kind != StoreErrorKind::Transient || self.attempts >= MAX_ATTEMPTS {
             return Err(error);
         }
         let delay = self
             .backoff
             .next_delay()
             .max(error.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
-        info!(%source, attempt = self.attempts, delay_ms = delay.as_millis() as u64, "{error}: trying again");
+        info!(%source, %error, attempt = self.attempts, delay_ms = delay.as_millis() as u64, "request failed; retrying");
         sleep(delay).await;
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Bytes from somebody who is not trusted: another user of the host has the artifact already, and the store vouches
-//! for its digest. They are copied while they are hashed, so that their owner cannot change what was checked.
+//! Copies an artifact from the share of an untrusted user of this host, when the store vouches for its digest. The
+//! bytes are hashed while they are copied, so that their owner cannot change what was verified.
 
 use std::fs::File;
 use std::io;
@@ -22,20 +22,20 @@ use crate::sink::DownloadSummary;
 use crate::store::{HeadResponse, ObjectChecksum};
 use crate::verification::{self, ExpectedDigest};
 
-/// How often those who watch hear of progress.
-const REPORT: Duration = Duration::from_millis(200);
+/// How often progress is recorded for the followers.
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Takes the artifact from another user's part of the cache, if one has it and the store vouches for its digest.
+/// Copies the artifact from an untrusted share, if one has it and the store vouches for its digest.
 ///
 /// # Errors
-/// The store cannot say what it vouches for.
+/// The store cannot be reached, or the sidecar is invalid.
 pub(crate) async fn copy_from_untrusted(
     cache: &HostCache,
     download: &mut ArtifactDownload<'_>,
     key: &str,
-    lead: &mut LeaderLock,
+    leader: &mut LeaderLock,
 ) -> Result<Option<CachedBlob>, Failure> {
-    let foreign = cache.foreign();
+    let foreign = cache.untrusted_shares();
     if foreign.is_empty() {
         return Ok(None);
     }
@@ -43,58 +43,62 @@ pub(crate) async fn copy_from_untrusted(
         .head()
         .await
         .map_err(|error| error.into_failure(download.source))?;
-    let vouched = match download.vouched().await? {
-        Some(vouched) => Some(vouched),
+    let expected = match download.expected_digest().await? {
+        Some(expected) => Some(expected),
         None => match meta.as_ref().and_then(|meta| meta.checksum) {
             Some(ObjectChecksum::Sha256(sha256)) => Some(ExpectedDigest {
                 sha256: hostkit::hex::encode(&sha256),
-                by: "store",
+                verified_by: "store",
             }),
             _ => None,
         },
     };
-    let Some(vouched) = vouched else {
+    let Some(expected) = expected else {
         return Ok(None);
     };
     let candidates: Vec<(u32, File)> = foreign
         .iter()
-        .filter_map(|share| Some((share.uid, open(share, &vouched.sha256).ok()??)))
+        .filter_map(|share| Some((share.uid, open(share, &expected.sha256).ok()??)))
         .collect();
     if !candidates.is_empty() && meta.is_none() {
-        // A server that cannot say is asked by the GET that follows.
+        // If the server does not answer HEAD, the GET that follows does.
         let asked = download.store.head(download.source, None);
         let asked = timeout(download.settings.stall_timeout, asked).await;
         meta = asked.ok().and_then(Result::ok).map(HeadResponse::into_meta);
     }
-    // Their length is what they say: reading, or making room for, any other than the object's is what they would like.
+    // Neither the length of an untrusted file nor room for it is trusted: only the object's own length counts.
     let Some(size) = meta.as_ref().and_then(|meta| meta.size) else {
         return Ok(None);
     };
-    for (uid, theirs) in candidates {
-        if theirs.metadata().map(|found| found.len()).ok() != Some(size) {
-            warn!(uid, "another user's copy has another length: ignored");
+    for (uid, untrusted) in candidates {
+        if untrusted.metadata().map(|found| found.len()).ok() != Some(size) {
+            warn!(uid, "untrusted copy ignored: its length differs");
             continue;
         }
         let etag = meta.as_ref().and_then(|meta| meta.etag.clone());
-        match take(cache, theirs, size, &vouched, download, key, lead, etag).await {
+        match copy_candidate(
+            cache, untrusted, size, &expected, download, key, leader, etag,
+        )
+        .await
+        {
             Ok(CopyOutcome::Published(blob)) => {
-                info!(source = %download.source, uid, "taken from another user of this host, digest compared");
+                info!(source = %download.source, uid, "copied from an untrusted user of this host, digest verified");
                 return Ok(Some(*blob));
             }
             Ok(CopyOutcome::DigestMismatch) => warn!(
                 uid,
-                sha256 = vouched.sha256,
-                "another user's copy is not what it says: ignored"
+                sha256 = expected.sha256,
+                "untrusted copy ignored: its digest differs"
             ),
-            // The download finds no room either, and says so.
+            // The download finds no room either, and reports it.
             Ok(CopyOutcome::NoRoom) => return Ok(None),
-            Err(error) => warn!(uid, %error, "cannot take another user's copy"),
+            Err(error) => warn!(uid, %error, "cannot copy from an untrusted user"),
         }
     }
     Ok(None)
 }
 
-/// Opens a blob of somebody who may have put anything there: no symlink is followed and a FIFO is not waited for.
+/// Opens a blob in an untrusted share: no symlink is followed and opening a FIFO does not block.
 fn open(share: &CacheShare, sha256: &str) -> io::Result<Option<File>> {
     let dir: Dir = share
         .dir()
@@ -109,7 +113,6 @@ fn open(share: &CacheShare, sha256: &str) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-/// What came of one candidate.
 enum CopyOutcome {
     Published(Box<CachedBlob>),
     DigestMismatch,
@@ -118,27 +121,27 @@ enum CopyOutcome {
 
 #[allow(
     clippy::too_many_arguments,
-    reason = "one call, and each of them is one thing the copy is made of"
+    reason = "one caller; a struct would only repeat the names"
 )]
-async fn take(
+async fn copy_candidate(
     cache: &HostCache,
-    theirs: File,
+    untrusted: File,
     size: u64,
-    vouched: &ExpectedDigest,
+    expected: &ExpectedDigest,
     download: &ArtifactDownload<'_>,
     key: &str,
-    lead: &mut LeaderLock,
+    leader: &mut LeaderLock,
     etag: Option<String>,
 ) -> io::Result<CopyOutcome> {
     let share = &cache.own;
-    let dir = share.records("partial")?;
+    let dir = share.record_dir("partial")?;
     let bounds = SpaceLimits {
         max_size: download.settings.max_size,
         keep_free: download.settings.keep_free,
         recent: download.recent,
     };
-    // The lock of this turn is held: what lies there was left by a process that is gone.
-    let turn = lead.adopting(share, key)?;
+    // This process holds the lock of the turn: files of that turn were left by a dead process.
+    let turn = leader.lock_copy_turn(share, key)?;
     space::release(share, PartialDownload::remove(&dir, key, turn))?;
     let partial = PartialDownload::create(&dir, key, turn)?;
     match space::reserve(share, bounds, &partial.data, 0, size) {
@@ -148,13 +151,13 @@ async fn take(
             return other.map(|_| CopyOutcome::NoRoom);
         }
     }
-    // In a thread of its own, so that a deadline and a signal are heard.
-    let copied = tokio::task::spawn_blocking(move || copy_hashing(&theirs, partial, size)).await;
-    let taken = copied.map_err(io::Error::other).and_then(|copied| {
+    // In a thread of its own, so that deadline and signals are served.
+    let copied = tokio::task::spawn_blocking(move || copy_hashing(&untrusted, partial, size)).await;
+    let outcome = copied.map_err(io::Error::other).and_then(|copied| {
         let (name, sha256) = copied?;
-        // Nobody has it open for writing any more.
+        // From here on the file is not open for writing.
         let file = dir.open_file(&name)?;
-        if sha256 != vouched.sha256
+        if sha256 != expected.sha256
             || verification::check_archive(download.source, download.name, &file).is_err()
         {
             return Ok(CopyOutcome::DigestMismatch);
@@ -166,7 +169,7 @@ async fn take(
             broken: None,
         };
         let stamp = FileStamp::of(&file.metadata()?);
-        let by = Some(vouched.by.to_owned());
+        let by = Some(expected.verified_by.to_owned());
         let mut entry = new_entry(download.source, download.name, &summary, etag, by, stamp);
         let path = share.publish(&dir, &name, &file, key, &mut entry)?;
         PartialDownload::remove_record(&dir, key, turn);
@@ -176,10 +179,10 @@ async fn take(
             path,
         })))
     });
-    if !matches!(taken, Ok(CopyOutcome::Published(_))) {
+    if !matches!(outcome, Ok(CopyOutcome::Published(_))) {
         space::release(share, PartialDownload::remove(&dir, key, turn))?;
     }
-    taken
+    outcome
 }
 
 /// Copies `size` bytes; returns the name of the file they are in, closed, and their SHA-256.
@@ -199,9 +202,9 @@ fn copy_hashing(from: &File, mut to: PartialDownload, size: u64) -> io::Result<(
         hasher.update(&piece[..got]);
         to.data.write_all_at(&piece[..got], at)?;
         at += got as u64;
-        if reported.elapsed() >= REPORT {
+        if reported.elapsed() >= REPORT_INTERVAL {
             reported = Instant::now();
-            to.arrived(at)?;
+            to.record_progress(at)?;
         }
     }
     Ok((to.name.clone(), hostkit::hex::encode(&hasher.finalize())))

@@ -1,4 +1,5 @@
-//! Whether downloaded bytes are what they should be: digests somebody vouches for, and the shape of an archive.
+//! Verifies downloaded bytes: digests that the caller, the sidecar or the store requires, and the structure of
+//! archives.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read as _};
@@ -13,17 +14,15 @@ use crate::source::ArtifactSource;
 use crate::store::{CrcKind, ObjectChecksum};
 use crate::unpack;
 
-/// A digest and who vouches for it.
+/// The digest that an artifact must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ExpectedDigest {
-    /// SHA-256 the artifact must have.
     pub sha256: Sha256Hex,
-    /// `flag`, `sidecar` or `store`.
-    pub by: &'static str,
+    /// Where it comes from: `flag`, `sidecar` or `store`.
+    pub verified_by: &'static str,
 }
 
-/// Compares what arrived with the checksum the store declares (as far as it is of the kind that was computed) and with
-/// the digest somebody vouches for.
+/// Compares the downloaded bytes with the store's checksum, if its kind was computed, and with the expected digest.
 ///
 /// # Errors
 /// They differ (exit 65).
@@ -32,14 +31,14 @@ pub(crate) fn compare_digests(
     summary: &DownloadSummary,
     crc: CrcKind,
     declared: Option<ObjectChecksum>,
-    vouched: Option<&ExpectedDigest>,
+    expected: Option<&ExpectedDigest>,
 ) -> Result<(), Failure> {
     let differs = |kind: &str, expected: &str, found: &str| {
         Failure::new(
             Exit::CORRUPT,
             format!("{source}: {kind} is {found}, expected {expected}"),
         )
-        .remedy("nothing was kept; publish it again, or correct what vouches for it")
+        .remedy("publish it again, or correct the digest; nothing was cached")
     };
     match declared {
         Some(ObjectChecksum::Sha256(expected))
@@ -60,16 +59,16 @@ pub(crate) fn compare_digests(
         }
         _ => {}
     }
-    match vouched {
-        Some(vouched) if vouched.sha256 != summary.sha256 => {
-            let by = match vouched.by {
+    match expected {
+        Some(expected) if expected.sha256 != summary.sha256 => {
+            let by = match expected.verified_by {
                 "flag" => "--sha256",
                 "sidecar" => "its sidecar",
                 other => other,
             };
             Err(differs(
                 "SHA-256",
-                &format!("{} (by {by})", vouched.sha256),
+                &format!("{} (by {by})", expected.sha256),
                 &summary.sha256,
             ))
         }
@@ -77,7 +76,7 @@ pub(crate) fn compare_digests(
     }
 }
 
-/// Checks a file that is an archive by its name: a tar or gzip one from its start to its end, a zip by its directory.
+/// Checks a file that is an archive by its name: tar and gzip to the end, a zip by its directory.
 ///
 /// # Errors
 /// It is broken (exit 65), or cannot be read (exit 74).
@@ -86,7 +85,7 @@ pub(crate) fn check_archive(
     name: &str,
     file: &File,
 ) -> Result<(), Failure> {
-    let Some(kind) = unpack::kind(name) else {
+    let Some(kind) = unpack::archive_kind(name) else {
         return check_zip(source, name, file);
     };
     let mut reader = file
@@ -100,8 +99,7 @@ pub(crate) fn check_archive(
     }
 }
 
-/// Checks that a `.pex` or `.jar` can be opened: the zip's central directory, which stands at its end, is readable. An
-/// ELF binary under such a name is a program and is let through.
+/// Checks that a `.pex` or `.jar` has a readable central directory, which is at the end of a zip. An ELF binary passes.
 ///
 /// # Errors
 /// It is neither (exit 65), or cannot be read (exit 74).
@@ -133,18 +131,18 @@ pub(crate) fn check_zip(source: &ArtifactSource, name: &str, file: &File) -> Res
     }
 }
 
-/// The failure of an archive that is not what its name says.
+/// The failure of an archive whose content does not match its name.
 pub(crate) fn broken_archive(source: &ArtifactSource, name: &str, why: &str) -> Failure {
     let extension = name.rsplit('.').next().unwrap_or_default();
     Failure::new(
         Exit::CORRUPT,
         format!("{source} is not a readable .{extension}: {why}"),
     )
-    .remedy("nothing was kept; publish a complete file")
+    .remedy("publish a complete file; nothing was cached")
 }
 
 fn unreadable(source: &ArtifactSource, error: io::Error) -> Failure {
-    Failure::new(Exit::IO, format!("cannot read {source} back")).because(error)
+    Failure::new(Exit::IO, format!("cannot read the downloaded {source}")).because(error)
 }
 
 #[cfg(test)]
@@ -180,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn archives_are_opened() {
+    fn complete_archives_pass_and_others_fail() {
         let whole = zip();
         assert!(check("a.pex", &whole).is_ok());
         assert!(
@@ -195,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn every_digest_that_is_known_must_match() {
+    fn every_declared_digest_must_match() {
         let source = ArtifactSource::parse("b/a").unwrap();
         let summary = DownloadSummary {
             sha256: "aa".repeat(32),
@@ -203,8 +201,8 @@ mod tests {
             crc: 7,
             broken: None,
         };
-        let check = |declared, vouched: Option<&ExpectedDigest>| {
-            compare_digests(&source, &summary, CrcKind::Crc32, declared, vouched)
+        let check = |declared, expected: Option<&ExpectedDigest>| {
+            compare_digests(&source, &summary, CrcKind::Crc32, declared, expected)
         };
         assert!(check(None, None).is_ok());
         assert!(check(Some(ObjectChecksum::Sha256([0xaa; 32])), None).is_ok());
@@ -213,7 +211,7 @@ mod tests {
         assert!(check(Some(ObjectChecksum::Crc(CrcKind::Crc32, 8)), None).is_err());
         let wrong = ExpectedDigest {
             sha256: "bb".repeat(32),
-            by: "sidecar",
+            verified_by: "sidecar",
         };
         let failure = check(None, Some(&wrong)).unwrap_err();
         assert_eq!(failure.exit(), Exit::CORRUPT);

@@ -95,7 +95,7 @@ fn invalid_configuration_names_file_line_and_key() {
     host.configure("repository: file:///srv\npex-name: '{job}.pex'\n");
     host.pexrun(["job", HASH])
         .exits(125)
-        .logs("`{job}.pex` is not a name of builds");
+        .logs("invalid name of builds `{job}.pex`");
     host.pexrun(["--config", "/nowhere/pexrun.yaml", "job", HASH])
         .exits(125)
         .logs("/nowhere/pexrun.yaml");
@@ -158,7 +158,7 @@ fn invalid_job_name_is_rejected_before_any_request() {
     ] {
         host.pexrun([job, version])
             .exits(125)
-            .logs("is not the name of a job or a version");
+            .logs("invalid job or version");
     }
 }
 
@@ -166,11 +166,14 @@ fn invalid_job_name_is_rejected_before_any_request() {
 fn invalid_argument_combinations_are_usage_errors() {
     let host = PexrunHost::bare();
     for (args, says) in [
-        (vec![], "a job and a version are needed"),
-        (vec!["job"], "which build of job?"),
+        (vec![], "missing job and version"),
+        (vec!["job"], "missing version of job"),
         (vec!["--list"], "--list needs a job"),
-        (vec!["--cached", "job", HASH], "--cached goes with --list"),
-        (vec!["--list", "job", "x", "y"], "--list takes a job only"),
+        (vec!["--cached", "job", HASH], "--cached needs --list"),
+        (
+            vec!["--list", "job", "x", "y"],
+            "--list takes a job and no version",
+        ),
         (
             vec!["--list", "--which", "job"],
             "--list and --which exclude",
@@ -181,22 +184,22 @@ fn invalid_argument_combinations_are_usage_errors() {
         ),
         (
             vec!["--check", "job"],
-            "--check looks at the configuration only",
+            "--check validates the configuration",
         ),
         (
             vec!["--check", "--list"],
-            "--check looks at the configuration only",
+            "--check validates the configuration",
         ),
         (
             vec!["--check", "--json"],
-            "--check looks at the configuration only",
+            "--check validates the configuration",
         ),
-        (vec!["--limit=3", "job", HASH], "--limit goes with --list"),
+        (vec!["--limit=3", "job", HASH], "--limit needs --list"),
         (
             vec!["--json", "job", HASH],
-            "--json goes with --list or --which",
+            "--json needs --list or --which",
         ),
-        (vec!["--json", "--warm", "job", HASH], "--json goes with"),
+        (vec!["--json", "--warm", "job", HASH], "--json needs"),
         (vec!["--lst", "job"], "--list"),
         (vec!["--offline", "--revalidate", "job", HASH], "exclude"),
     ] {

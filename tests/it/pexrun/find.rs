@@ -136,9 +136,9 @@ fn missing_build_is_127_and_unknown_state_is_125() {
     host.repositories(&[&origin.url("/pex"), &nothing]);
     host.pexrun(["job", HASH])
         .exits(127)
-        .logs(&format!("there is no build {HASH} of job: "))
+        .logs(&format!("no build {HASH} of job: "))
         .logs(&format!(
-            "looked for {} and job-{HASH}.jar in {}, {nothing}",
+            "searched for {} and job-{HASH}.jar in {}, {nothing}",
             pex("job", HASH),
             origin.url("/pex")
         ));
@@ -147,7 +147,7 @@ fn missing_build_is_127_and_unknown_state_is_125() {
     let outcome = host
         .pexrun(["job", HASH])
         .exits(125)
-        .logs("cannot get build")
+        .logs("cannot fetch build")
         .logs(&dead);
     assert_eq!(outcome.stderr.matches(&dead).count(), 1, "logged once");
     host.repositories(&["s3cache-missing"]);
@@ -208,7 +208,7 @@ fn short_hash_is_resolved_in_listable_repository() {
         run("f00d").exits(0).prints("three\n");
         run("60a43ef")
             .exits(125)
-            .logs("60a43ef is the beginning of 2 builds of job")
+            .logs("60a43ef is ambiguous: 2 builds of job start with it")
             .logs(HASH)
             .logs(ALIKE);
         // As git accepts it, in capitals too.
@@ -216,7 +216,7 @@ fn short_hash_is_resolved_in_listable_repository() {
         run(&OTHER.to_uppercase()).exits(0).prints("three\n");
         run("60A43EF")
             .exits(125)
-            .logs("60A43EF is the beginning of 2 builds of job");
+            .logs("60A43EF is ambiguous: 2 builds of job start with it");
         run("60a").exits(127).logs("at least 4 digits");
         run("beef").exits(127).logs("`pexrun --list job`");
     }
@@ -248,7 +248,7 @@ fn failed_listing_is_not_missing_build() {
         .env("AWS_SECRET_ACCESS_KEY", "not-the-secret");
     CommandOutcome::from(command.output().unwrap())
         .exits(125)
-        .logs("cannot get build");
+        .logs("cannot fetch build");
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn corrupt_build_does_not_run() {
     host.publish(&pex("job", HASH), &whole[..whole.len() - 30]);
     host.pexrun(["job", HASH])
         .exits(125)
-        .logs("cannot get build")
+        .logs("cannot fetch build")
         .logs("is not a readable .pex");
     // Nothing of it was kept: the corrected build runs.
     host.publish(&pex("job", HASH), &whole);

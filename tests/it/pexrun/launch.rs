@@ -125,7 +125,7 @@ fn zip_without_interpreter_line_is_not_run_by_shell() {
     host.publish(&pex("job", HASH), zip(b"a"));
     host.pexrun(["job", HASH])
         .exits(126)
-        .logs("does not begin with #!");
+        .logs("does not start with #!");
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn run_waits_for_build_still_open_for_writing() {
     let mut line = String::new();
     let log = child.stderr.take().unwrap();
     BufReader::new(log).read_line(&mut line).unwrap();
-    assert!(line.contains("open for writing: waiting"), "{line}");
+    assert!(line.contains("open for writing; waiting"), "{line}");
     drop(open.unwrap());
     let outcome = super::CommandOutcome::from(child.wait_with_output().unwrap());
     outcome.exits(0).prints("ran\n");

@@ -78,7 +78,7 @@ fn list_shows_builds_of_bucket() {
     CommandOutcome::from(command.envs(s3.env()).output().unwrap())
         .exits(127)
         .logs("correct the repository")
-        .logs("s3://bilds/pex/job-: there is no such bucket");
+        .logs("s3://bilds/pex/job-: no such bucket");
 }
 
 #[test]
@@ -149,14 +149,14 @@ fn unlistable_repository_is_error_that_names_it() {
     publish_builds(&host);
     host.pexrun(["--list", "nothing"])
         .exits(127)
-        .logs("there are no builds of nothing for here_x86_64")
+        .logs("no builds of nothing for here_x86_64")
         .logs(&host.repository());
     let origin = OriginServer::start();
     let dead = unreachable_url();
     host.repositories(&[&origin.url("")]);
     host.pexrun(["--list", "job"])
         .exits(125)
-        .logs("a web server does not list what it has");
+        .logs("a web server has no listing");
     // One listable repository is enough, but the failure is logged.
     let listed = host.repository();
     host.repositories(&[&dead, &listed]);
@@ -196,7 +196,7 @@ fn dry_run_opens_no_socket_and_fetches_nothing() {
     assert_eq!(
         dry(&[HASH]),
         format!(
-            "ask {url}\nask {jar}\nask s3://builds/pex/{}\nask s3://builds/pex/job-{HASH}.jar\n",
+            "fetch {url}\nfetch {jar}\nfetch s3://builds/pex/{}\nfetch s3://builds/pex/job-{HASH}.jar\n",
             pex("job", HASH)
         )
     );

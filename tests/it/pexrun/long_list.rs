@@ -72,7 +72,7 @@ fn newest_builds_of_all_pages_are_listed() {
     // A short hash is searched for in all pages, and the matches are named up to a limit.
     run(&host, &s3, &["--fetch-only", "job", "0000"])
         .exits(125)
-        .logs("0000 is the beginning of more than 20 builds of job")
+        .logs("0000 is ambiguous: more than 20 builds of job start with it")
         .logs("0000000a, ");
     run(&host, &s3, &["--fetch-only", "job", "0011999a"]).exits(127);
 }

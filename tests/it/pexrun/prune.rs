@@ -196,7 +196,7 @@ fn pex_that_old_release_started_without_lock_unpacks_itself_beside_gc() {
 fn stats(host: &PexrunHost) -> (u64, u64) {
     let stats = json(host, &["stats", "--json"]);
     let number = |key: &str| stats[key].as_u64().unwrap();
-    (number("held_bytes"), number("pex_root_bytes"))
+    (number("used_bytes"), number("pex_root_bytes"))
 }
 
 fn json(host: &PexrunHost, args: &[&str]) -> serde_json::Value {
@@ -235,8 +235,12 @@ fn gc_of_linked_unpacked_files_counts_each_once_and_keeps_the_bound() {
         let done = json(&host, &["gc", "--json", &flag]);
         assert_eq!(outcome, done, "{share} %");
         let after = stats(&host);
-        assert_eq!(done["bytes"], before.0 - after.0, "{share} %: {before:?}");
-        assert_eq!(done["held"], after.0, "{share} %");
+        assert_eq!(
+            done["freed_bytes"],
+            before.0 - after.0,
+            "{share} %: {before:?}"
+        );
+        assert_eq!(done["used_bytes"], after.0, "{share} %");
         assert!(after.0 <= max, "{share} %: {after:?}, at most {max}");
     }
 }

@@ -270,7 +270,7 @@ fn pex_root_writable_by_others_is_not_used() {
     let outcome = host
         .pexrun(["job", HASH])
         .exits(0)
-        .logs("is open to others");
+        .logs("other users can access");
     assert_eq!(outcome.stdout, "root=\n");
 }
 

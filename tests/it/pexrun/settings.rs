@@ -142,7 +142,7 @@ fn check_prints_effective_settings_and_writes_nothing() {
         ),
         (
             "pex-name: '{job}.pex'",
-            "3:11: `pex-name`: `{job}.pex` is not a name of builds",
+            "3:11: `pex-name`: invalid name of builds `{job}.pex`",
         ),
         (
             "endpoint-url: minio:9000",
@@ -171,11 +171,11 @@ fn check_prints_effective_settings_and_writes_nothing() {
         ),
         (
             "pex-name: ''",
-            "3:11: `pex-name`: `` is not a name of builds",
+            "3:11: `pex-name`: invalid name of builds ``",
         ),
         (
             "jar-name: ''",
-            "3:11: `jar-name`: `` is not a name of builds",
+            "3:11: `jar-name`: invalid name of builds ``",
         ),
         ("pex-root: ''", "3:11: `pex-root`"),
     ] {
@@ -217,7 +217,7 @@ fn check_verifies_requirements_of_repositories() {
         (
             "https://repo.example.org/pex",
             &[("ALL_PROXY", "socks5://p")],
-            "ALL_PROXY does not name",
+            "ALL_PROXY is not an http",
         ),
         (
             "https://repo.example.org/pex",

@@ -59,8 +59,8 @@ fn forbidden_everywhere_is_125_because_absence_is_unknown() {
             let mut command = host.command(["job", version]);
             CommandOutcome::from(command.envs(s3.env()).output().unwrap())
                 .exits(125)
-                .logs("cannot get build")
-                .logs("for an absent object S3 answers 403 too")
+                .logs("cannot fetch build")
+                .logs("S3 returns 403 for an absent object too")
                 .logs("s3:ListBucket");
         }
     }
@@ -123,7 +123,7 @@ fn short_hash_runs_the_only_cached_match_when_listing_is_impossible() {
     std::fs::remove_dir_all(host.path("repo")).unwrap();
     run(&format!("{nothing},{builds}"), "", "60a43ef")
         .exits(125)
-        .logs("60a43ef is the beginning of 2 builds of job")
+        .logs("60a43ef is ambiguous: 2 builds of job start with it")
         .logs(HASH)
         .logs(ALIKE)
         .logs("cannot reach S3");

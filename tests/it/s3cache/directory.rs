@@ -216,7 +216,7 @@ fn files_of_newer_version_are_kept_and_counted() {
     }
     let outcome = host.s3cache(["gc", "--json"]).exits(0);
     assert!(
-        outcome.stdout.contains("\"held\":100006"),
+        outcome.stdout.contains("\"used_bytes\":100006"),
         "{}",
         outcome.stdout
     );

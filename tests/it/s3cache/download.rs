@@ -207,7 +207,9 @@ fn object_replaced_during_download_is_never_mixed() {
         let (host, origin) = (CacheHost::new(), OriginServer::start());
         origin.put(PATH, first.clone());
         origin.fault(PATH, OriginFault::SwapAfter(requests));
-        fetch(&host, &origin, &[]).exits(0).logs("beginning anew");
+        fetch(&host, &origin, &[])
+            .exits(0)
+            .logs("restarting the download");
         let second = origin.object(PATH).unwrap();
         assert!(host.read("out") == second, "after {requests} requests");
         assert!(second != first);

@@ -308,7 +308,7 @@ fn put_compares_object_without_sidecar_by_content_and_adds_one() {
         std::fs::write(host.path("made.txt"), content).unwrap();
         host.s3cache(["put", "--json", "made.txt", &url(&published)])
     };
-    put("late").exits(73).logs("exists and is another one");
+    put("late").exits(73).logs("exists with different content");
     assert!(!sidecar.exists());
     let outcome = put("made").exits(0);
     assert!(

@@ -96,7 +96,7 @@ fn client_certificate_is_sent_and_missing_one_is_named() {
     let (_, outcome) = fetch(&origin, &authority, &[]);
     outcome
         .exits(69)
-        .logs("wants a client certificate")
+        .logs("requires a client certificate")
         .logs("--client-cert");
     let stranger = CertificateAuthority::new();
     let foreign = [
@@ -104,7 +104,7 @@ fn client_certificate_is_sent_and_missing_one_is_named() {
         format!("--client-key={}", stranger.client_key().display()),
     ];
     let (_, outcome) = fetch(&origin, &authority, &foreign);
-    outcome.exits(69).logs("refuses the client certificate");
+    outcome.exits(69).logs("rejects the client certificate");
 }
 
 #[test]

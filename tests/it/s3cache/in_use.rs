@@ -71,7 +71,7 @@ fn blob_named_by_running_process_is_neither_evicted_nor_removed() {
         let listed = host.s3cache(["ls", "--json", "sh-1.1"]).exits(0).stdout;
         let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
         let pid = serde_json::json!([running.0.id()]);
-        assert_eq!(listed["named_by"], pid, "{how}: {listed}");
+        assert_eq!(listed["referenced_by"], pid, "{how}: {listed}");
         host.age_blobs();
         host.s3cache(["gc", "--max-size=0", "--max-age=0"]).exits(0);
         assert!(blob.exists(), "{how}: gc left it");

@@ -79,7 +79,7 @@ fn sidecar_is_accepted_bare_or_in_sha256sum_format() {
         host.s3cache([&url]).exits(0);
         let listed = host.s3cache(["ls", "--json"]).exits(0).stdout;
         assert!(
-            listed.contains(r#""vouched":"sidecar""#),
+            listed.contains(r#""verified_by":"sidecar""#),
             "{text:?}: {listed}"
         );
     }
@@ -200,7 +200,7 @@ fn corrupt_blob_is_quarantined_logged_and_fetched_again() {
     host.s3cache([&url, "--copy-to=out"])
         .exits(0)
         .logs("corrupt")
-        .logs("put aside")
+        .logs("quarantined")
         .logs(&url);
     assert!(host.read("out") == body);
     assert_eq!(origin.bodies(PATH), 2);
@@ -219,7 +219,7 @@ fn corrupt_copy_offline_is_65_and_then_missing() {
     corrupt_byte(&files(&host, "blobs")[0]);
     let outcome = host.s3cache([&url, "--offline", "--copy-to=out"]).exits(65);
     outcome
-        .logs("put aside")
+        .logs("quarantined")
         .logs(&url)
         .logs("without --offline");
     assert!(!host.path("out").exists());

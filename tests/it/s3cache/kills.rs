@@ -223,7 +223,7 @@ fn signal_to_waiting_follower_ends_it_and_leader_continues() {
         !recorded_parts(&host).is_empty()
     });
     let follower = fetch(&host, &origin.url("/a-1.1"), "follower", &flags);
-    follower.wait_for("another process is fetching it");
+    follower.wait_for("another process is fetching");
     follower.signal(Signal::SIGTERM);
     follower.end().exits(-15);
     leader.end().exits(0);

@@ -104,7 +104,7 @@ fn copy_to_path_with_final_slash_goes_into_directory() {
     let url = origin.url("/job-1.2.bin");
     host.s3cache([&url, "--copy-to=new/"])
         .exits(73)
-        .logs("cannot copy into new/: there is no such directory: make it first with `mkdir -p`");
+        .logs("cannot copy into new/: no such directory: create it first with `mkdir -p`");
     assert!(!host.path("new").exists());
     assert!(origin.requests().is_empty(), "reported before any request");
     host.file("new").create_dir_all().unwrap();
@@ -113,7 +113,7 @@ fn copy_to_path_with_final_slash_goes_into_directory() {
     // Without the slash it is not a file name, and s3cache does not guess.
     host.s3cache([&url, "--copy-to=new"])
         .exits(73)
-        .logs("a directory is there: name a file in it, or write a slash at its end");
+        .logs("it is a directory: name a file in it, or write a slash at its end");
     host.file("file").write_str("x").unwrap();
     host.s3cache([&url, "--copy-to=file/"])
         .exits(73)

@@ -205,36 +205,36 @@ fn incomplete_listing_fails_and_names_endpoint() {
     let again =
         format!("{more}<NextContinuationToken>t</NextContinuationToken></ListBucketResult>");
     for (status, body, says) in [
-        ("200 OK", page(&again), "a token of its listing again"),
+        ("200 OK", page(&again), "a continuation token twice"),
         (
             "200 OK",
             page(&format!("{more}</ListBucketResult>")),
-            "no token for the next part",
+            "without a continuation token",
         ),
         (
             "200 OK",
             page("<Contents><Key>pex/jo"),
-            "a listing that is not one of S3",
+            "an invalid S3 listing",
         ),
         (
             "200 OK",
             page("<Contents><Key>pex/jo</ListBucketResult>"),
-            "a listing that is not one of S3",
+            "an invalid S3 listing",
         ),
         (
             "200 OK",
             "<html><body>sign in</body></html>".to_owned(),
-            "a listing that is not one of S3",
+            "an invalid S3 listing",
         ),
         (
             "400 Bad Request",
             "<html>no</html>".to_owned(),
-            "answered 400 and named no S3 error",
+            "returned 400 without an S3 error",
         ),
         (
             "405 Method Not Allowed",
             String::new(),
-            "answered 405 and named no S3 error",
+            "returned 405 without an S3 error",
         ),
     ] {
         let (host, is_ok) = (CacheHost::new(), status.starts_with("200"));
@@ -291,6 +291,6 @@ fn listing_with_repeating_tokens_fails() {
     let env = env.map(|(name, value)| (name.to_owned(), value));
     host.s3cache_env(["ls", "s3://builds/pex/", "--timeout=60"], &env)
         .exits(69)
-        .logs("sent a token of its listing again: the listing has no end");
+        .logs("sent a continuation token twice: the listing has no end");
     assert!(s3.heads().len() < 20, "{:?}", s3.heads());
 }

@@ -108,7 +108,7 @@ fn store_without_conditional_writes_is_checked_before_upload() {
         s3.forbid_conditions(status);
         put(&host, &s3, "first", &[])
             .exits(0)
-            .logs("does not know conditional writes");
+            .logs("has no conditional writes");
         let again = put(&host, &s3, "first", &["--json"]).exits(0);
         assert!(
             again.stdout.contains(r#""published":false"#),
@@ -140,10 +140,10 @@ fn write_only_publisher_never_replaces_and_missing_permission_is_named() {
         let object = s3.dir().join(format!("builds/pex/job-{HASH}.bin"));
         put(&host, &s3, "first", &[])
             .exits(77)
-            .logs(&format!("the store refuses conditional writes ({status})"))
-            .logs("does not say whether the object exists: access denied (403)")
+            .logs(&format!("the store rejects conditional writes ({status})"))
+            .logs("does not show whether the object exists: access denied (403)")
             .logs("s3:ListBucket")
-            .logs("--replace, which overwrites");
+            .logs("overwrite it with --replace");
         assert!(!object.exists());
         put(&host, &s3, "first", &["--replace"]).exits(0);
         assert_eq!(std::fs::read_to_string(&object).unwrap(), "first");
@@ -249,7 +249,7 @@ fn exists_reports_by_exit_code() {
     s3.forbid_listing();
     exists("builds/none", &s3.env())
         .exits(77)
-        .logs("for an absent object S3 answers 403 too")
+        .logs("S3 returns 403 for an absent object too")
         .logs("s3:ListBucket");
     exists(&uri(), &s3.env()).exits(0);
 }

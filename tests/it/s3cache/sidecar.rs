@@ -66,7 +66,7 @@ fn digest_written_by_real_tools_is_accepted_for_any_name() {
             host.s3cache([nginx.url(&format!("/{in_url}"))]).exits(0);
             let listed = host.s3cache(["ls", "--json"]).exits(0).stdout;
             assert!(
-                listed.contains(r#""vouched":"sidecar""#),
+                listed.contains(r#""verified_by":"sidecar""#),
                 "{name} {tool}: {listed}"
             );
         }

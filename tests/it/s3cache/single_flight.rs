@@ -72,7 +72,7 @@ fn killed_leader_is_replaced_by_one_that_resumes() {
         recorded_parts(&host).len() >= 4
     });
     let follower = fetch(&host, &origin.url(&path), "follower", &PARTS);
-    follower.wait_for("another process is fetching it");
+    follower.wait_for("another process is fetching");
     leader.kill();
     let (finished, asked) = (recorded_parts(&host), object_requests(&origin, &path).len());
     assert!(
@@ -105,7 +105,7 @@ fn object_replaced_after_leader_died_is_fetched_from_start() {
         recorded_parts(&host).len() >= 4
     });
     let follower = fetch(&host, &origin.url("/static.bin"), "follower", &PARTS);
-    follower.wait_for("another process is fetching it");
+    follower.wait_for("another process is fetching");
     // Stopped until the object has been replaced.
     follower.signal(Signal::SIGSTOP);
     leader.kill();
@@ -152,7 +152,7 @@ fn stopped_leader_is_taken_over_and_does_no_later_damage() {
     let outcome = follower.end().exits(0);
     let other = third.end().exits(0);
     assert!(
-        (outcome.stderr + &other.stderr).contains("overtaking it"),
+        (outcome.stderr + &other.stderr).contains("taking over"),
         "the leader was taken over"
     );
     leader.signal(Signal::SIGCONT);
@@ -182,7 +182,7 @@ fn slow_leader_is_taken_over_and_can_be_stopped() {
     let leader = fetch(&host, &origin.url(&path), "leader", &flags);
     origin.wait_requests(&path, 1);
     let follower = fetch(&host, &origin.url(&path), "follower", &flags);
-    follower.end().exits(0).logs("overtaking it");
+    follower.end().exits(0).logs("taking over");
     assert!(host.read("follower") == body);
     leader.signal(Signal::SIGTERM);
     leader.end().exits(-15);
@@ -222,7 +222,11 @@ fn leader_at_configured_rate_is_not_taken_over() {
     origin.wait_requests(&path, 1);
     let follower = fetch(&host, &origin.url(&path), "follower", &flags[2..]);
     let outcome = follower.end().exits(0);
-    assert!(!outcome.stderr.contains("overtaking"), "{}", outcome.stderr);
+    assert!(
+        !outcome.stderr.contains("taking over"),
+        "{}",
+        outcome.stderr
+    );
     leader.end().exits(0);
     assert_eq!(origin.bytes(&path), 192 << 10);
 }
@@ -241,7 +245,11 @@ fn leader_with_all_bytes_has_time_to_finish() {
     let outcome = fetch(&host, &origin.url(&path), "follower", &flags)
         .end()
         .exits(0);
-    assert!(!outcome.stderr.contains("overtaking"), "{}", outcome.stderr);
+    assert!(
+        !outcome.stderr.contains("taking over"),
+        "{}",
+        outcome.stderr
+    );
     leader.end().exits(0);
 }
 
@@ -256,7 +264,7 @@ fn bytes_of_leader_killed_before_publishing_are_not_fetched_again() {
     let mut leader = fetch(&host, &origin.url(&path), "leader", &PARTS);
     origin.wait_requests(&sidecar, 1);
     let follower = fetch(&host, &origin.url(&path), "follower", &PARTS);
-    follower.wait_for("another process is fetching it");
+    follower.wait_for("another process is fetching");
     origin.clear_faults();
     let asked = object_requests(&origin, &path).len();
     leader.kill();
@@ -350,7 +358,7 @@ fn failure_recorded_before_boot_is_ignored() {
     let text = r#"{"at":1000000000000000,"exit":66,"message":"it was not there"}"#;
     std::fs::write(verdict, text).unwrap();
     let follower = fetch(&host, &origin.url(&path), "follower", &PARTS);
-    follower.wait_for("another process is fetching it");
+    follower.wait_for("another process is fetching");
     leader.kill();
     follower.end().exits(0);
     assert!(host.read("follower") == body);

@@ -150,7 +150,7 @@ fn entry_of_other_user_is_used_when_store_confirms_digest() {
     publish_sidecar(&origin, &path, &body);
     users.get(ANN, &origin.url(&path));
     let (outcome, copy) = users.get(BOB, &origin.url(&path));
-    outcome.logs("digest compared");
+    outcome.logs("digest verified");
     assert_eq!(copy, body);
     assert_eq!(origin.bodies(&path), 1, "one body in all");
     assert_eq!(users.blob(BOB).metadata().unwrap().uid(), BOB);
@@ -172,7 +172,7 @@ fn poisoned_blob_of_other_user_is_not_used() {
     poison[50_000] ^= 1;
     std::fs::write(users.blob(ANN), poison).unwrap();
     let (outcome, copy) = users.get(BOB, &origin.url(&path));
-    outcome.logs("not what it says");
+    outcome.logs("its digest differs");
     assert_eq!(copy, body);
     assert_eq!(origin.bodies(&path), 2);
 }
@@ -194,7 +194,7 @@ fn links_and_pipes_of_other_user_are_not_followed() {
         let outcome = users.get(BOB, &origin.url(&path));
         assert_eq!(outcome.1, body);
         assert!(
-            !outcome.0.stderr.contains("digest compared"),
+            !outcome.0.stderr.contains("digest verified"),
             "{}",
             outcome.0.stderr
         );
@@ -343,18 +343,18 @@ fn stats_of_other_user_names_unreadable_parts() {
         serde_json::from_str(&outcome.stdout).unwrap()
     };
     let (hers, his) = (stats(ANN), stats(BOB));
-    for key in ["pex_root_bytes", "held_bytes", "total_bytes"] {
+    for key in ["pex_root_bytes", "used_bytes", "total_bytes"] {
         assert!(hers[key].is_u64() && his[key].is_null(), "{key}: {his}");
     }
     assert_eq!(his["bytes"], body.len());
     let table = users.run(BOB, &["stats"]).exits(0).stdout;
-    assert_eq!(table.matches("not readable").count(), 3, "{table}");
-    assert!(!users.run(ANN, &["stats"]).stdout.contains("not readable"));
+    assert_eq!(table.matches("readable").count(), 3, "{table}");
+    assert!(!users.run(ANN, &["stats"]).stdout.contains("readable"));
     // An unreadable folder holds an unknown number of artifacts, not none.
     std::fs::set_permissions(users.share(ANN, "blobs"), PermissionsExt::from_mode(0o700)).unwrap();
     let outcome = users.run(BOB, &["stats"]).exits(0);
     assert_eq!(outcome.stdout, "");
-    outcome.logs("cannot read this user's part of the cache");
+    outcome.logs("cannot read this user's share");
 }
 
 #[test]

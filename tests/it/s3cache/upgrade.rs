@@ -180,7 +180,7 @@ fn partial_download_of_killed_release_is_resumed_by_other_release() {
         });
         let args = [url.as_str(), "--copy-to=second", "--loglevel=debug"];
         let follower = FetchRun::start(&host, "second", second.command(&host, &args));
-        follower.wait_for("another process is fetching it");
+        follower.wait_for("another process is fetching");
         leader.kill();
         follower.end().exits(0).logs("continuing an interrupted");
         assert!(host.read("second") == body, "{label}");

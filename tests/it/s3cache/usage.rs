@@ -109,19 +109,19 @@ fn stats_of_every_kind_add_up_to_du() {
         ("failures", 1),
         ("failure_bytes", failure),
         ("pex_root_bytes", 30_004),
-        ("held_bytes", 3 * MB + 5000 + failure + 30_004),
+        ("used_bytes", 3 * MB + 5000 + failure + 30_004),
         ("total_bytes", du(&host)),
     ] {
         assert_eq!(number(&stats, key), expected, "{key}");
     }
-    let sum = number(&stats, "held_bytes") + number(&stats, "other_bytes");
+    let sum = number(&stats, "used_bytes") + number(&stats, "other_bytes");
     assert_eq!(sum, number(&stats, "total_bytes"));
     let table = host.s3cache(["stats"]).exits(0).stdout;
     for line in [
         "2 artifacts (2 sources)",
         "1 quarantined blob\n",
-        "1 record of a failure\n",
-        "in all (du -sb)",
+        "1 failure record\n",
+        "total (du -sb)",
     ] {
         assert!(table.contains(line), "{line} in {table}");
     }
@@ -131,7 +131,7 @@ fn stats_of_every_kind_add_up_to_du() {
 fn gc_dry_run_changes_nothing_and_predicts_gc() {
     let (host, _origin) = host_with_one_of_each();
     host.age_blobs();
-    let before = number(&json(&host, &["stats", "--json"]), "held_bytes");
+    let before = number(&json(&host, &["stats", "--json"]), "used_bytes");
     for max in [
         "--max-size=100G",
         "--max-size=2M",
@@ -143,21 +143,21 @@ fn gc_dry_run_changes_nothing_and_predicts_gc() {
         assert_eq!(listing(&host.cache()), there, "{max}");
         assert_eq!(outcome["dry_run"], true);
         outcome["dry_run"] = false.into();
-        let held = number(&json(&host, &["stats", "--json"]), "held_bytes");
+        let held = number(&json(&host, &["stats", "--json"]), "used_bytes");
         let done = json(&host, &["gc", "--json", max]);
         // The number of dangling entries is known only when their blobs are gone.
         outcome["entries"] = done["entries"].clone();
         assert_eq!(outcome, done, "{max}");
         assert_eq!(
-            held - number(&done, "bytes"),
-            number(&done, "held"),
+            held - number(&done, "freed_bytes"),
+            number(&done, "used_bytes"),
             "{max}"
         );
-        let left = number(&json(&host, &["stats", "--json"]), "held_bytes");
-        assert_eq!(left, number(&done, "held"), "{max}");
+        let left = number(&json(&host, &["stats", "--json"]), "used_bytes");
+        assert_eq!(left, number(&done, "used_bytes"), "{max}");
     }
     assert!(before > 3 * MB);
-    assert_eq!(number(&json(&host, &["stats", "--json"]), "held_bytes"), 0);
+    assert_eq!(number(&json(&host, &["stats", "--json"]), "used_bytes"), 0);
 }
 
 #[test]
@@ -267,7 +267,11 @@ fn gc_removes_unpacked_pex_not_started_for_hour_or_max_age() {
         let outcome = json(&host, &[&["gc", "--json", "--dry-run"], args].concat());
         let done = json(&host, &[&["gc", "--json"], args].concat());
         for outcome in [outcome, done] {
-            assert_eq!(number(&outcome, "unpacked"), u64::from(!left), "{args:?}");
+            assert_eq!(
+                number(&outcome, "unpacked_pexes"),
+                u64::from(!left),
+                "{args:?}"
+            );
         }
         assert_eq!(unpacked.exists(), left, "{started:?} {args:?}");
     }
@@ -296,7 +300,7 @@ fn recently_unpacked_pexes_are_counted_before_artifact_is_evicted() {
     assert_eq!(unpacked.map(|path| path.exists()), [false; 2]);
     let stats = json(&host, &["stats", "--json"]);
     assert_eq!(number(&stats, "blobs"), 2, "{stats}");
-    assert!(number(&stats, "held_bytes") <= 2500 << 10, "{stats}");
+    assert!(number(&stats, "used_bytes") <= 2500 << 10, "{stats}");
 }
 
 #[test]

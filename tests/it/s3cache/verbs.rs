@@ -210,7 +210,7 @@ fn gc_keeps_bound_and_most_recently_used() {
     std::fs::File::open(&file).unwrap().set_times(read).unwrap();
     let freed = &json(&host, ["gc", "--json", "--max-size=100001"])[0];
     assert_eq!(
-        (&freed["blobs"], &freed["held"]),
+        (&freed["blobs"], &freed["used_bytes"]),
         (&Value::from(1), &Value::from(100_000))
     );
     let left = json(&host, ["ls", "--json"]);
@@ -393,11 +393,11 @@ fn check_prints_effective_settings_and_writes_nothing() {
         ),
         (
             &[("ALL_PROXY", "socks5://127.0.0.1:1080")],
-            "ALL_PROXY does not name an http or https proxy",
+            "ALL_PROXY is not an http or https proxy",
         ),
         (
             &[("https_proxy", "socks5h://p"), ("NO_PROXY", "example.org")],
-            "https_proxy does not name an http or https proxy",
+            "https_proxy is not an http or https proxy",
         ),
         (&[("NETRC", "/dev/zero")], "NETRC: cannot read /dev/zero"),
         (

@@ -1,5 +1,4 @@
-//! Finding a build in the cache alone: what need not be asked about, and what stands in for a repository that does not
-//! answer.
+//! Looks up a build in the cache alone: builds that need no request, and fallbacks for a repository that fails.
 
 use hostkit::Failure;
 use s3cache::{CachedBlob, Freshness, IndexEntry, is_immutable};
@@ -7,10 +6,10 @@ use s3cache::{CachedBlob, Freshness, IndexEntry, is_immutable};
 use super::{PrefixMatches, is_short, source};
 use crate::config::{self, Config};
 
-/// A cached build that need not be asked about.
+/// A cached build that needs no request.
 ///
 /// # Errors
-/// A repository is no place at all, or the AWS configuration cannot be used (exit 78).
+/// The URL of a repository or the AWS configuration is invalid (exit 78).
 pub(crate) fn from_cache(config: &Config, names: &[String]) -> Result<Option<CachedBlob>, Failure> {
     let sure = |name: &str| match config.settings.freshness {
         Freshness::Offline | Freshness::Immutable => true,
@@ -47,10 +46,10 @@ pub(super) fn any_name(
     Ok(None)
 }
 
-/// A cached build of any repository: by its name, or by the beginning of its hash.
+/// A cached build of any repository: by its name, or by a prefix of its hash.
 ///
 /// # Errors
-/// Several begin so (exit 125).
+/// The prefix is ambiguous (exit 125).
 pub(crate) fn by_name(
     config: &Config,
     names: &[String],
@@ -60,7 +59,7 @@ pub(crate) fn by_name(
     find(config, names, job, version, |_, _| true)
 }
 
-/// A cached build of the configured repositories, for when they cannot be listed: by the beginning of its hash.
+/// A cached build of the configured repositories, for when they cannot be listed: by a prefix of its hash.
 pub(super) fn unlisted(
     config: &Config,
     names: &[String],

@@ -1,4 +1,4 @@
-//! Reading gzip as gzip(1) does: members in a row, and whatever follows the last one is padding.
+//! Reads gzip as gzip(1) does: several members in a row, and padding after the last one.
 
 use std::io::{self, BufRead, Chain, Read};
 
@@ -6,21 +6,19 @@ use flate2::bufread::GzDecoder;
 
 use super::invalid;
 
-/// What every member begins with.
+/// The magic number of a member.
 const MAGIC: &[u8] = b"\x1f\x8b";
 
-/// The decompressed bytes of all members. flate2's own reader of several members takes zeros behind the last one for a
-/// broken member; tapes, and tools that fill up blocks, leave such zeros.
+/// The decompressed bytes of all members. flate2's own multi-member reader rejects zeros after the last member, which
+/// tapes and block-based tools append.
 pub(crate) struct GzipReader<R> {
     member: Option<GzDecoder<Chain<&'static [u8], R>>>,
-    /// Stands before a member, or before padding.
+    /// The input, before a member or padding.
     rest: Option<R>,
-    /// Whether a member was found.
     began: bool,
 }
 
 impl<R: BufRead> GzipReader<R> {
-    /// Reads `bytes` from their start.
     pub(crate) fn new(bytes: R) -> Self {
         Self {
             member: None,
@@ -29,7 +27,7 @@ impl<R: BufRead> GzipReader<R> {
         }
     }
 
-    /// Whether a member follows; its magic number is then consumed.
+    /// Whether a member follows; consumes its magic number.
     fn begins(&self, rest: &mut R) -> io::Result<bool> {
         for (at, expected) in MAGIC.iter().enumerate() {
             match rest.fill_buf()?.first() {
@@ -37,7 +35,7 @@ impl<R: BufRead> GzipReader<R> {
                 None if at == 1 || !self.began => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Some(_) if !self.began => {
                     return Err(invalid(
-                        "it is not gzip data; did a server on the way decompress it?",
+                        "it is not gzip data: a server or proxy may have decompressed it",
                     ));
                 }
                 _ => return Ok(false),
@@ -55,7 +53,7 @@ impl<R: BufRead> Read for GzipReader<R> {
                 if got > 0 || buffer.is_empty() {
                     return Ok(got);
                 }
-                // The decoder ends only after it has compared checksum and length.
+                // The decoder ends only after comparing checksum and length.
                 let ended = self.member.take();
                 self.rest = ended.map(|member| member.into_inner().into_inner().1);
             }

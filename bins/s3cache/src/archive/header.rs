@@ -1,9 +1,10 @@
-//! What the readers of tar share about a header: its checksum and its numbers, read as GNU tar reads them.
+//! Tar headers: the checksum and the numbers, read as GNU tar reads them.
 
-/// Bytes of a header, and what data is padded to.
+/// The size of a header, and the unit of padding.
 pub(crate) const BLOCK: usize = 512;
 
-/// Whether the checksum is right: the sum of all bytes, its own field taken as spaces. Old tars added signed bytes.
+/// Whether the checksum is right: the sum of all bytes, with spaces in place of the checksum. Old tars added signed
+/// bytes.
 #[must_use]
 pub(crate) fn is_header(block: &[u8; BLOCK]) -> bool {
     let field = 148..156;
@@ -16,8 +17,8 @@ pub(crate) fn is_header(block: &[u8; BLOCK]) -> bool {
     number(&block[field]).is_some_and(|sum| sum == plain || sum == signed)
 }
 
-/// A number in octal, or in base 256 as GNU tar writes large and negative ones. One NUL before the digits is skipped (an
-/// old tar wrote it when the field before was full), and a field without digits is 0.
+/// A number in octal, or in base 256 as GNU tar writes large and negative ones. One NUL before the digits is skipped
+/// (an old tar wrote it when the previous field was full), and a field without digits is 0.
 #[must_use]
 pub(crate) fn number(field: &[u8]) -> Option<i64> {
     let append =
@@ -41,7 +42,7 @@ pub(crate) fn number(field: &[u8]) -> Option<i64> {
     }
 }
 
-/// A number that counts bytes or is a mode.
+/// A number that is a size or a mode.
 #[must_use]
 pub(crate) fn unsigned(field: &[u8]) -> Option<u64> {
     number(field).and_then(|number| number.try_into().ok())

@@ -1,27 +1,27 @@
-//! The walk over the headers of a tar: their checksums, and that every member has all its bytes. Reads v7, ustar, GNU
-//! and PAX, and ends where tar(1) ends: at a block of zeros, or where the file ends between two members.
+//! Walks over the headers of a tar: their checksums, and that every member has all its bytes. Reads v7, ustar, GNU and
+//! PAX, and ends where tar(1) ends: at a block of zeros, or at the end of the file between two members.
 
 use std::io::{self, BufRead, Read as _};
 
 use super::header::{BLOCK, is_header, unsigned};
 use super::{compression, fill, invalid, is_zero, skip};
 
-/// PAX headers longer than this are not read (bytes).
+/// The size limit of a PAX header (bytes).
 const PAX_LIMIT: u64 = 1 << 20;
 
-/// Reads a tar up to its end, or up to the first member that readers of tar do not agree about.
+/// Reads a tar to its end, or to the first member that readers of tar interpret differently.
 ///
 /// # Errors
 /// A header is damaged, a member is incomplete, or reading failed.
 pub(super) fn check(bytes: &mut impl BufRead) -> io::Result<()> {
     let mut at = 0;
-    // The length of the next member, when a PAX header gives it.
+    // The length of the next member from a PAX header.
     let mut stated = None;
     loop {
         let mut block = [0; BLOCK];
         let got = fill(bytes, &mut block)?;
         let first = at == 0;
-        // Nothing at all, in gzip, is an empty archive.
+        // No bytes at all, within gzip, are an empty archive.
         let ended = if got < BLOCK {
             !first || got == 0
         } else {
@@ -43,7 +43,7 @@ pub(super) fn check(bytes: &mut impl BufRead) -> io::Result<()> {
         }
         let name = name(&block);
         let size = unsigned(&block[124..136])
-            .ok_or_else(|| invalid(format!("{name} has a length that is not a number")))?;
+            .ok_or_else(|| invalid(format!("{name} has an invalid size")))?;
         let member = at;
         at += BLOCK as u64;
         let size = match block[156] {
@@ -57,7 +57,7 @@ pub(super) fn check(bytes: &mut impl BufRead) -> io::Result<()> {
                 let length = pax_size(&records)
                     .map_err(|()| invalid(format!("the PAX header at byte {member} is damaged")))?;
                 match (kind, length) {
-                    // A length for every member that follows: nothing writes that, and readers differ.
+                    // A length for all following members: no tool writes that, and readers differ.
                     (b'g', Some(_)) => return Ok(()),
                     (b'g', None) => {}
                     (_, length) => stated = length.or(stated),
@@ -74,9 +74,9 @@ pub(super) fn check(bytes: &mut impl BufRead) -> io::Result<()> {
             kind => {
                 let size = stated.take().unwrap_or(size);
                 match kind {
-                    // Without data, whatever the size says (POSIX: allocated space, or unspecified).
+                    // No data, whatever the size is (POSIX: allocated space, or unspecified).
                     b'2'..=b'6' => 0,
-                    // Whether the bytes of a hard link follow is something that writers do not agree about.
+                    // Writers differ in whether the data of a hard link follows.
                     b'1' if size > 0 => return Ok(()),
                     // A directory as v7 wrote it, or a file with data: readers differ.
                     b'0' | b'7' | 0 if size > 0 && is_named_directory(&block) => return Ok(()),
@@ -124,12 +124,13 @@ fn is_named_directory(block: &[u8; BLOCK]) -> bool {
     name_field(block).ends_with(b"/")
 }
 
-/// The beginning of the name, for people.
+/// The beginning of the name, for messages.
 fn name(block: &[u8; BLOCK]) -> String {
     format!("{:?}", String::from_utf8_lossy(name_field(block)))
 }
 
-/// The `size` among PAX records, each `LENGTH KEY=VALUE\n`; the last one counts. NUL pads them.
+/// The `size` among PAX records, each `LENGTH KEY=VALUE
+/// `; the last one counts. NUL pads them.
 fn pax_size(mut records: &[u8]) -> Result<Option<u64>, ()> {
     let mut size = None;
     while !matches!(records, [] | [0, ..]) {

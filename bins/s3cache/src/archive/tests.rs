@@ -1,4 +1,4 @@
-//! Archives as the tools write them, and damaged ones.
+//! Archives as common tools write them, and damaged ones.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -22,7 +22,7 @@ fn is_whole(kind: ArchiveKind, bytes: &[u8]) -> bool {
     check(kind, bytes).is_ok()
 }
 
-/// What a shell script writes to stdout in a directory of a file, a long name, a sparse file and links.
+/// The output of a shell script in a directory with a file, a long name, a sparse file and links.
 fn made(script: &str) -> Vec<u8> {
     let temp = tempfile::tempdir().unwrap();
     let tree = "set -e -o pipefail; mkdir -p d; seq 3000 >d/f; ln -s f d/s; ln d/f d/h; truncate -s 1M d/hole; \
@@ -38,7 +38,7 @@ fn made(script: &str) -> Vec<u8> {
 }
 
 #[test]
-fn tar_that_tar_reads_without_an_error_is_whole() {
+fn tar_accepted_by_gnu_tar_passes() {
     for script in [
         "tar c d",
         "tar c --format=gnu d",
@@ -54,7 +54,7 @@ fn tar_that_tar_reads_without_an_error_is_whole() {
         "tar c -g snapshot d",
         "tar cf a.tar d; tar rf a.tar d/f; cat a.tar",
         "tar c -T /dev/null",
-        // No end of archive, one block of it, and anything after it.
+        // No end of archive, one block of it, and arbitrary bytes after it.
         "tar c -b1 d | head -c -1024",
         "tar c -b1 d | head -c -512",
         "tar c d; echo more",
@@ -66,13 +66,13 @@ fn tar_that_tar_reads_without_an_error_is_whole() {
             .unwrap_or_else(|error| panic!("{script}: {error}"));
     }
     for script in ["tar cz d", "tar cj d", "tar cJ d"] {
-        // tar(1) looks at what it is, not at the name; whatever that is, it is not for us to unpack.
+        // tar(1) detects the compression by content; these kinds are not unpacked here.
         assert!(is_whole(ArchiveKind::Tar, &made(script)), "{script}");
     }
 }
 
 #[test]
-fn tar_that_is_damaged_is_refused_with_the_place() {
+fn damaged_tar_is_rejected_with_position() {
     let tar = made("tar c -b1 d");
     let at = |tar: &[u8]| check(ArchiveKind::Tar, tar).unwrap_err().to_string();
     assert!(at(b"").contains("not a tar archive"));
@@ -99,7 +99,7 @@ fn tar_that_is_damaged_is_refused_with_the_place() {
 }
 
 #[test]
-fn gzip_ends_where_gzip_ends_it() {
+fn padding_after_gzip_is_ignored() {
     let one = gzip(b"words\n");
     for (what, bytes, whole) in [
         ("one member", one.clone(), true),
@@ -138,7 +138,7 @@ fn gzip_ends_where_gzip_ends_it() {
         ("nothing", Vec::new(), false),
     ] {
         assert_eq!(is_whole(ArchiveKind::Gz, &bytes), whole, "{what}");
-        // Whatever the pieces are that it comes in.
+        // Independent of the piece size.
         let pieces = BufReader::with_capacity(1, bytes.as_slice());
         assert_eq!(
             check(ArchiveKind::Gz, pieces).is_ok(),
@@ -163,7 +163,7 @@ fn gzip_ends_where_gzip_ends_it() {
 }
 
 #[test]
-fn checksum_behind_the_end_of_a_compressed_tar_is_compared() {
+fn gzip_checksum_after_end_of_tar_is_compared() {
     let mut tgz = gzip(&made("tar c d"));
     assert!(is_whole(ArchiveKind::Tgz, &tgz));
     let checksum = tgz.len() - 8;
@@ -174,7 +174,7 @@ fn checksum_behind_the_end_of_a_compressed_tar_is_compared() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn archive_that_can_be_unpacked_is_never_refused(
+    fn archive_that_can_be_unpacked_passes(
         format in 0usize..4,
         edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
         length in any::<prop::sample::Index>(),
@@ -205,7 +205,7 @@ proptest! {
     }
 
     #[test]
-    fn compressed_file_cut_or_changed_anywhere_is_refused(
+    fn truncated_or_changed_gzip_is_rejected(
         bytes in proptest::collection::vec(any::<u8>(), 1..2000),
         at in any::<prop::sample::Index>(),
         bit in 0u8..8,
@@ -213,7 +213,7 @@ proptest! {
         let whole = gzip(&bytes);
         prop_assert!(is_whole(ArchiveKind::Gz, &whole));
         prop_assert!(!is_whole(ArchiveKind::Gz, &whole[..at.index(whole.len())]));
-        // Time, operating system and strength stand in a header and are covered by no checksum.
+        // Time, operating system and compression level are not covered by a checksum.
         let at = 10 + at.index(whole.len() - 10);
         let mut changed = whole;
         changed[at] ^= 1 << bit;

@@ -1,5 +1,5 @@
-//! Housekeeping that nobody waits for: what killed processes left, records without a blob, unpacked pexes, and the
-//! bounds of every share root may reach.
+//! Garbage collection: files of killed processes, records without a blob, and the candidates for eviction of all
+//! shares.
 
 use std::collections::HashSet;
 use std::io;
@@ -14,58 +14,53 @@ use super::repair::existing_folder;
 use super::share::CacheShare;
 use super::space::{self, StoredBlob};
 
-/// Partial downloads older than this are not continued any more.
+/// Partial downloads older than this are not continued.
 const PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// Quarantined blobs are kept for this long, for those who look for the cause.
+/// Quarantined blobs are kept for this long, for diagnosis.
 const QUARANTINE_AGE: Duration = Duration::from_secs(24 * 3600);
-/// Failure records are of use to processes that waited when they were written.
+/// Failure records only matter to followers at the time they were written.
 const FAILURE_AGE: Duration = Duration::from_secs(3600);
 
-/// Deeper than this nothing is unpacked: whoever nests directories without end only wants the stack to.
-pub(super) const DEPTH: usize = 128;
+/// The deepest nesting that is followed: an attacker could nest directories until the stack overflows.
+pub(super) const MAX_DEPTH: usize = 128;
 
-/// What housekeeping did to one share.
+/// The result of collecting one share.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FreedSpace {
-    /// Blobs evicted.
     pub blobs: u64,
-    /// Bytes freed altogether.
+    /// Bytes freed in total.
     pub bytes: u64,
     /// Index entries removed because their blob is gone.
     pub entries: u64,
-    /// Unpacked pexes removed.
     pub pexes: u64,
 }
 
-/// How long what lies in the folder of partial downloads is kept; `max_age` is what gc was told.
-fn kept_for(kind: PartialKind, max_age: Option<Duration>) -> Duration {
+/// How long a file in `partial` is kept; `max_age` is the flag of gc.
+fn retention(kind: PartialKind, max_age: Option<Duration>) -> Duration {
     match kind {
-        PartialKind::Arriving => PARTIAL_AGE,
+        PartialKind::Download => PARTIAL_AGE,
         PartialKind::Quarantined => max_age.unwrap_or(QUARANTINE_AGE).min(QUARANTINE_AGE),
         PartialKind::FailureRecord => FAILURE_AGE,
     }
 }
 
-/// Removes garbage of a share: dead partial downloads, quarantined blobs, failure records, entries without a blob, locks
-/// nobody holds, and what a killed process left of writing them.
-///
-/// # Errors
-/// The disk fails.
+/// Removes the garbage of a share: abandoned partial downloads, quarantined blobs, failure records, entries without a
+/// blob, unused locks, and temporary files of killed processes.
 pub(crate) fn sweep(
     share: &CacheShare,
     max_age: Option<Duration>,
-    act: EvictionMode,
+    mode: EvictionMode,
 ) -> io::Result<FreedSpace> {
-    let dead = remove_dead_partials(share, |kind| kept_for(kind, max_age), act);
+    let dead = remove_dead_partials(share, |kind| retention(kind, max_age), mode);
     let mut freed = FreedSpace {
-        bytes: share.own_failures(dead)?,
+        bytes: share.tolerate_foreign(dead)?,
         ..FreedSpace::default()
     };
-    if act == EvictionMode::DryRun {
+    if mode == EvictionMode::DryRun {
         return Ok(freed);
     }
-    share.own_failures(for_each_record(share, "index", |shelf, name| {
+    share.tolerate_foreign(for_each_record(share, "index", |shelf, name| {
         if name.starts_with('.') {
             return remove_old(shelf, name);
         }
@@ -76,26 +71,26 @@ pub(crate) fn sweep(
             freed.entries += 1;
         }
     }))?;
-    share.own_failures(for_each_record(share, "locks", |shelf, name| {
-        // Held while it is removed: who waits for it looks again whether it still is what stands there.
+    share.tolerate_foreign(for_each_record(share, "locks", |shelf, name| {
+        // Removed while locked: a process that waits for the lock checks afterwards that the file still has its name.
         if is_old(shelf, name)
             && let Ok(Some(_lock)) = share.try_lock(shelf, name)
         {
             let _ = shelf.remove_file(name);
         }
     }))?;
-    share.own_failures(remove_empty(share))?;
+    share.tolerate_foreign(remove_empty(share))?;
     Ok(freed)
 }
 
-/// Removes a temporary file of a process that has been gone for long.
+/// Removes an old temporary file of a killed process.
 fn remove_old(dir: &Dir, name: &str) {
     if name.ends_with(".tmp") && is_old(dir, name) {
         let _ = dir.remove_file(name);
     }
 }
 
-/// Whether it was written so long ago, or in a future that the clock has stepped back from.
+/// Whether a file is older than [`PARTIAL_AGE`], or from a future that the clock was set back from.
 fn is_old(dir: &Dir, name: &str) -> bool {
     dir.stat(name).is_ok_and(|found| {
         let seconds = u64::try_from(found.st_mtime).unwrap_or(0);
@@ -106,7 +101,7 @@ fn is_old(dir: &Dir, name: &str) -> bool {
     })
 }
 
-/// Removes the folders of blobs that never came. Who is about to move one in makes its folder again.
+/// Removes empty blob directories. A process that is about to move a blob in creates its directory again.
 fn remove_empty(share: &CacheShare) -> io::Result<()> {
     let blobs = share.dir().child("blobs")?;
     for shelf in blobs.entries()? {
@@ -114,7 +109,7 @@ fn remove_empty(share: &CacheShare) -> io::Result<()> {
             continue;
         };
         for blob in shelf.entries()? {
-            // Refused when there is something in it.
+            // Refused unless it is empty.
             let _ = shelf.remove_dir(blob?.0);
         }
     }
@@ -126,7 +121,7 @@ fn for_each_record(
     folder: &str,
     mut visit: impl FnMut(&Dir, &str),
 ) -> io::Result<()> {
-    let records = share.records(folder)?;
+    let records = share.record_dir(folder)?;
     for shelf in records.entries()? {
         let (name, is_dir) = shelf?;
         if !is_dir {
@@ -143,19 +138,19 @@ fn for_each_record(
     Ok(())
 }
 
-/// Bytes below a share's folder of unpacked pexes.
+/// Bytes below a share's `pex-root`.
 ///
 /// # Errors
-/// The folder cannot be read: it is closed to other users.
+/// The directory cannot be read: it is closed to other users.
 pub(crate) fn pex_root_bytes(share: &CacheShare) -> io::Result<u64> {
     let dir = existing_folder(share.dir(), "pex-root")?;
     dir.map_or(Ok(0), |dir| tree_bytes(&dir))
 }
 
-/// Bytes of all files below a directory; links of one file count once.
+/// Bytes of all files below a directory; links of one file count once, unreadable directories as 0.
 ///
 /// # Errors
-/// The directory cannot be read. What cannot be read below it counts nothing.
+/// The directory itself cannot be read.
 pub(crate) fn tree_bytes(dir: &Dir) -> io::Result<u64> {
     let (mut bytes, mut linked) = (0, HashSet::new());
     for_each_file(dir, 0, &mut |found| {
@@ -166,7 +161,7 @@ pub(crate) fn tree_bytes(dir: &Dir) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Visits every link of every file below a directory, except where it cannot be read.
+/// Visits every link of every readable file below a directory.
 ///
 /// # Errors
 /// The directory itself cannot be read.
@@ -175,7 +170,7 @@ pub(crate) fn for_each_file(
     depth: usize,
     visit: &mut impl FnMut(&FileStat),
 ) -> io::Result<()> {
-    if depth > DEPTH {
+    if depth > MAX_DEPTH {
         return Ok(());
     }
     for entry in dir.entries()? {
@@ -191,23 +186,20 @@ pub(crate) fn for_each_file(
     Ok(())
 }
 
-/// The length of a file (bytes).
 #[must_use]
 pub(crate) fn bytes_of(found: &FileStat) -> u64 {
     u64::try_from(found.st_size).unwrap_or(0)
 }
 
-/// A blob of some share.
+/// A blob that may be evicted.
 #[derive(Debug)]
 pub(crate) struct EvictionCandidate<'a> {
-    /// Whose it is.
     pub share: &'a CacheShare,
-    /// What it is.
     pub blob: StoredBlob,
 }
 
-/// All blobs of several shares, the least recently used first. What cannot be read is left out: counting what the share
-/// holds has failed before.
+/// All blobs of several shares, the least recently used first. Unreadable shares are left out: counting them has failed
+/// before.
 #[must_use]
 pub(crate) fn by_age<'a>(shares: &[&'a CacheShare]) -> Vec<EvictionCandidate<'a>> {
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! What the index says of one source: which blob it is, and by what the blob is recognised as untouched.
+//! Index entries: which blob a source has, and the file stamp that shows whether the blob was changed.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,35 +8,37 @@ use serde::{Deserialize, Serialize};
 use super::share::CacheShare;
 use crate::digest::Sha256Hex;
 
-/// An index entry, stored as JSON. Unknown fields are ignored, so that a newer s3cache of the same format can add some.
+/// The index entry of a source, stored as JSON. Unknown fields are ignored, so that later versions of this format can
+/// add some.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexEntry {
-    /// The source, with secrets masked: for people.
+    /// The source with secrets masked, for people.
     pub source: String,
-    /// The file name of the blob: the artifact's own.
+    /// The file name of the artifact and of its blob.
     pub name: String,
     /// SHA-256 of the blob.
     pub sha256: Sha256Hex,
     /// Length of the blob (bytes).
     pub size: u64,
-    /// Entity tag the store gave, for revalidation.
+    /// The store's entity tag, for revalidation.
     pub etag: Option<String>,
-    /// When the bytes arrived (Unix seconds).
+    /// When it was fetched (Unix seconds).
     pub fetched: u64,
-    /// Differs for every fetch: tells a waiting process that the artifact was fetched anew.
+    /// Unique per fetch: shows a follower that the artifact was fetched again.
     pub fetch_id: String,
-    /// Who vouched for the digest: `flag`, `sidecar`, `store`, or nobody.
-    pub vouched: Option<String>,
-    /// Whether the blob is a pex; absent in entries of an s3cache that did not look.
+    /// What the digest was verified by: `flag`, `sidecar`, `store`, or `None`.
+    #[serde(rename = "vouched")]
+    pub verified_by: Option<String>,
+    /// Whether the blob is a pex; absent in entries of early releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pex: Option<bool>,
-    /// The blob's stamp when its digest was last known to be right.
-    pub stamp: FileStamp,
+    /// The blob's stamp when its digest was last verified.
+    pub(crate) stamp: FileStamp,
 }
 
-/// By what a file is recognised as unchanged without reading it.
+/// Size, times and inode of a file: they show that it was not changed, without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileStamp {
+pub(crate) struct FileStamp {
     size: u64,
     mtime: (i64, i64),
     ctime: (i64, i64),
@@ -44,9 +46,8 @@ pub struct FileStamp {
 }
 
 impl FileStamp {
-    /// The stamp of a file as it is now.
     #[must_use]
-    pub fn of(metadata: &Metadata) -> Self {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         Self {
             size: metadata.size(),
             mtime: (metadata.mtime(), metadata.mtime_nsec()),
@@ -57,10 +58,10 @@ impl FileStamp {
 }
 
 impl CacheShare {
-    /// All index entries of the share with their keys, except those that cannot be read.
+    /// All index entries of the share with their keys, except unreadable ones.
     #[must_use]
     pub fn index_entries(&self) -> Vec<(String, IndexEntry)> {
-        let Ok(index) = self.records("index") else {
+        let Ok(index) = self.record_dir("index") else {
             return Vec::new();
         };
         let Ok(shelves) = index.entries() else {

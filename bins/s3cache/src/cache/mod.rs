@@ -1,8 +1,8 @@
-//! The cache directory of a host: whose parts there are, whom the caller trusts, and looking a source up in them.
+//! The cache directory of a host: its shares, which of them the caller trusts, and looking up a source in them.
 //!
-//! Job roles do not trust one another. An entry of root, of the caller, or of a uid named in the configuration is used
-//! as it is; from anybody else only bytes are taken, and only after their digest has been compared with one the store
-//! vouches for (`fetch::adopt`).
+//! Job roles do not trust one another. An index entry of root, of the caller, or of a uid named in the configuration is
+//! used as it is. From any other user only bytes are taken, and only after their digest has been compared with one that
+//! the store vouches for (`untrusted_copy`).
 
 pub(crate) mod eviction;
 pub(crate) mod gc;
@@ -32,32 +32,31 @@ use crate::settings::Settings;
 #[derive(Debug)]
 pub struct HostCache {
     root: Dir,
-    /// The caller's own part.
+    /// The caller's own share.
     pub own: CacheShare,
-    /// Parts whose entries are used without asking anybody, each opened as soon as it is there: its owner's first run
-    /// may be going on at this moment.
+    /// Trusted shares, each opened as soon as it exists: its owner's first run may be in progress.
     trusted: Vec<(u32, OnceCell<CacheShare>)>,
     /// Whether the caller is one of several uids that trust each other, and fetch once for all of them.
-    pub mutual: bool,
+    pub(crate) mutual_trust: bool,
 }
 
-/// Why there is no cache to use. Fetching goes on without one.
+/// Why the cache cannot be used. A fetch continues without it.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the cache {path}: {why}")]
 pub struct CacheUnusable {
     /// The directory.
     pub path: PathBuf,
-    /// What is wrong with it, and the remedy.
+    /// The cause, with a remedy.
     pub why: String,
-    /// Parts that can be read all the same.
+    /// Trusted shares that can be read nevertheless.
     pub readable: Vec<CacheShare>,
 }
 
 impl HostCache {
-    /// Opens the cache, making the directory and the caller's own part when they are missing.
+    /// Opens the cache, and creates the directory and the caller's share when they are missing.
     ///
     /// # Errors
-    /// It cannot be made or written, or somebody else could lead us astray in it.
+    /// It cannot be created or written, or another user could redirect a path in it.
     pub fn open(settings: &Settings) -> Result<Self, CacheUnusable> {
         let path = settings.cache_dir.clone();
         let unusable = |why: String, readable| CacheUnusable {
@@ -69,7 +68,7 @@ impl HostCache {
         let me = nix::unistd::geteuid().as_raw();
         let mut set = vec![0];
         set.extend(&settings.trusted_uids);
-        let mutual = !settings.trusted_uids.is_empty() && set.contains(&me);
+        let mutual_trust = !settings.trusted_uids.is_empty() && set.contains(&me);
         set.sort_unstable();
         set.dedup();
         set.retain(|uid| *uid != me);
@@ -78,11 +77,11 @@ impl HostCache {
                 root,
                 own,
                 trusted: set.into_iter().map(|uid| (uid, OnceCell::new())).collect(),
-                mutual,
+                mutual_trust,
             }),
             Err(error) => {
                 let why = format!(
-                    "its folder {me} is not usable: {error}; it must belong to uid {me} alone"
+                    "cannot use its directory {me}: {error}; only uid {me} may own it and write to it"
                 );
                 let open = |uid| CacheShare::open(&root, uid, false).ok();
                 Err(unusable(why, set.into_iter().filter_map(open).collect()))
@@ -90,13 +89,13 @@ impl HostCache {
         }
     }
 
-    /// The caller's own part, then those it trusts.
-    pub fn shares(&self) -> impl Iterator<Item = &CacheShare> {
-        std::iter::once(&self.own).chain(self.trusted())
+    /// The caller's own share, then the trusted ones.
+    pub(crate) fn shares(&self) -> impl Iterator<Item = &CacheShare> {
+        std::iter::once(&self.own).chain(self.trusted_shares())
     }
 
-    /// The parts of those the caller trusts that are there by now.
-    pub fn trusted(&self) -> impl Iterator<Item = &CacheShare> {
+    /// The trusted shares that exist by now.
+    pub(crate) fn trusted_shares(&self) -> impl Iterator<Item = &CacheShare> {
         self.trusted.iter().filter_map(|(uid, cell)| {
             if cell.get().is_none()
                 && let Ok(share) = CacheShare::open(&self.root, *uid, false)
@@ -107,15 +106,15 @@ impl HostCache {
         })
     }
 
-    /// Looks a source up in every part that is used without asking anybody.
+    /// Looks up a source in the caller's and the trusted shares.
     #[must_use]
-    pub fn lookup(&self, key: &str) -> LookupResult {
+    pub(crate) fn lookup(&self, key: &str) -> LookupResult {
         lookup(self.shares(), key)
     }
 
-    /// Parts of uids that are neither the caller's nor trusted. What is in them is hostile.
+    /// The shares of all other uids. Their content is hostile.
     #[must_use]
-    pub fn foreign(&self) -> Vec<CacheShare> {
+    pub(crate) fn untrusted_shares(&self) -> Vec<CacheShare> {
         let trusted = |uid| self.trusted.iter().any(|(known, _)| *known == uid);
         let mut found: Vec<CacheShare> = uids(&self.root)
             .into_iter()
@@ -127,7 +126,7 @@ impl HostCache {
     }
 }
 
-/// Looks a source up in several parts; what is wrong with one of them is logged and the next one asked.
+/// Looks up a source in several shares. A corrupt or unreadable copy is logged, and the next share searched.
 pub fn lookup<'a>(shares: impl Iterator<Item = &'a CacheShare>, key: &str) -> LookupResult {
     let mut found = LookupResult::Miss;
     for share in shares {
@@ -139,8 +138,8 @@ pub fn lookup<'a>(shares: impl Iterator<Item = &'a CacheShare>, key: &str) -> Lo
                     source = entry.source,
                     sha256 = entry.sha256,
                     uid = share.uid,
-                    "the cached copy is corrupt: {}",
-                    if share.own { "put aside" } else { "ignored" }
+                    quarantined = share.own,
+                    "cached copy is corrupt"
                 );
                 found = LookupResult::Corrupt(entry);
             }
@@ -150,12 +149,12 @@ pub fn lookup<'a>(shares: impl Iterator<Item = &'a CacheShare>, key: &str) -> Lo
     found
 }
 
-/// The uids that have a part of the cache.
+/// The uids that have a share.
 pub(crate) fn uids(root: &Dir) -> Vec<u32> {
     let Ok(entries) = root.entries() else {
         return Vec::new();
     };
-    // Everybody may make names there: only the one that a uid has counts, not `007` or `+7`.
+    // Every user may create names here: only the canonical form of a uid counts, not `007` or `+7`.
     entries
         .filter_map(|entry| {
             let name = entry.ok()?.0.into_string().ok()?;
@@ -166,16 +165,16 @@ pub(crate) fn uids(root: &Dir) -> Vec<u32> {
         .collect()
 }
 
-/// Opens the cache directory itself, made when it is missing: for all users when root makes it, else for its maker.
+/// Opens the cache directory, created when missing: for all users when root creates it, else for the caller.
 ///
 /// # Errors
-/// What is wrong with it, as text for people.
+/// The cause, as text for people.
 pub(crate) fn root(path: &Path) -> Result<Dir, String> {
     let me = nix::unistd::geteuid().as_raw();
     let path = std::path::absolute(path).map_err(|error| error.to_string())?;
     if path.symlink_metadata().is_err() {
         let mode = if me == 0 { 0o1777 } else { 0o755 };
-        Dir::create_all(&path, mode).map_err(|error| format!("cannot make it: {error}"))?;
+        Dir::create_all(&path, mode).map_err(|error| format!("cannot create it: {error}"))?;
     }
     for part in path.ancestors() {
         let found = part
@@ -183,7 +182,7 @@ pub(crate) fn root(path: &Path) -> Result<Dir, String> {
             .map_err(|error| format!("{}: {error}", part.display()))?;
         if found.is_symlink() && found.uid() != 0 && found.uid() != me {
             return Err(format!(
-                "{} is a symlink of uid {}, who could lead us anywhere",
+                "{} is a symlink of uid {}, which could redirect it",
                 part.display(),
                 found.uid()
             ));
@@ -192,7 +191,7 @@ pub(crate) fn root(path: &Path) -> Result<Dir, String> {
     let dir = Dir::open(&path).map_err(|error: io::Error| error.to_string())?;
     let found = dir.metadata().map_err(|error| error.to_string())?;
     if found.st_mode & 0o002 != 0 && found.st_mode & 0o1000 == 0 {
-        return Err("everybody may rename what is in it; set its sticky bit (chmod +t)".to_owned());
+        return Err("every user may rename files in it: set its sticky bit (chmod +t)".to_owned());
     }
     Ok(dir)
 }

@@ -1,8 +1,7 @@
-//! Bytes on their way into the cache: a data file and a record of which parts of it are verified, so that a killed
-//! fetch is continued and not begun again.
+//! Partial downloads: a data file and a record of its verified parts, so that a killed fetch is continued.
 //!
-//! The record is a header line of JSON, then `p <part> <crc>` for every finished part and `b <bytes>` now and then for
-//! those who wait and watch. It is only appended to, and a line torn by a kill is ignored.
+//! The record is a header line of JSON, then `p <part> <crc>` for every finished part and, now and then, `b <bytes>`
+//! for the followers. It is only appended to, and a line torn by a kill is ignored.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -13,26 +12,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::CrcKind;
 
-/// A record larger than this is not one (bytes): it has a line per part and one per second.
+/// The size limit of a record (bytes): it has a line per part and one per second.
 const RECORD_LIMIT: u64 = 16 << 20;
 
-/// What a partial download is a part of.
+/// The object that a partial download belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartialHeader {
-    /// The object's strong entity tag: parts of one are never mixed with those of another.
+    /// The object's strong entity tag: parts of different versions are never mixed.
     pub etag: String,
     /// The object's length (bytes).
     pub size: u64,
     /// Bytes per part; the last one may be shorter.
     pub part_size: u64,
-    /// The CRC that guards each part: `crc32`, `crc32c` or `crc64nvme`.
+    /// The CRC of each part: `crc32`, `crc32c` or `crc64nvme`.
     pub crc: String,
-    /// The rate its leader was told not to exceed (bytes per second).
+    /// The leader's rate limit (bytes per second).
     pub max_rate: Option<u64>,
 }
 
 impl PartialHeader {
-    /// How many parts there are.
+    /// The number of parts.
     #[must_use]
     pub fn parts(&self) -> u64 {
         self.size.div_ceil(self.part_size).max(1)
@@ -49,18 +48,18 @@ impl PartialHeader {
 /// A finished part and its CRC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FinishedPart {
-    /// Which one, from 0.
+    /// Its number, from 0.
     pub part: u64,
     /// The CRC of its bytes.
     pub crc: u64,
 }
 
-/// A data file and its record, both open for their one writer.
+/// A data file and its record, open for their one writer.
 #[derive(Debug)]
 pub(crate) struct PartialDownload {
     /// Name of the data file in the folder of partial downloads.
     pub name: String,
-    /// The bytes so far, in place; holes are zero.
+    /// The bytes so far, at their offsets; holes are zero.
     pub data: File,
     record: File,
 }
@@ -74,10 +73,7 @@ fn record_name(key: &str, turn: u32) -> String {
 }
 
 impl PartialDownload {
-    /// Makes an empty one, in place of what a dead process left.
-    ///
-    /// # Errors
-    /// As openat(2).
+    /// Creates an empty one, in place of what a dead process left.
     pub(crate) fn create(dir: &Dir, key: &str, turn: u32) -> io::Result<Self> {
         let (name, record) = (data_name(key, turn), record_name(key, turn));
         for stale in [&record, &name] {
@@ -94,34 +90,25 @@ impl PartialDownload {
     }
 
     /// Writes the header of the record.
-    ///
-    /// # Errors
-    /// As write(2).
-    pub(crate) fn begin(&mut self, header: &PartialHeader) -> io::Result<()> {
+    pub(crate) fn write_header(&mut self, header: &PartialHeader) -> io::Result<()> {
         let mut line = serde_json::to_vec(header)?;
         line.push(b'\n');
         self.record.write_all(&line)
     }
 
     /// Records a finished part.
-    ///
-    /// # Errors
-    /// As write(2).
-    pub(crate) fn finished(&mut self, done: FinishedPart) -> io::Result<()> {
+    pub(crate) fn record_part(&mut self, done: FinishedPart) -> io::Result<()> {
         self.record
             .write_all(format!("p {} {:x}\n", done.part, done.crc).as_bytes())
     }
 
-    /// Records how many bytes have arrived, for those who watch.
-    ///
-    /// # Errors
-    /// As write(2).
-    pub(crate) fn arrived(&mut self, bytes: u64) -> io::Result<()> {
+    /// Records the number of bytes that have arrived, for the followers.
+    pub(crate) fn record_progress(&mut self, bytes: u64) -> io::Result<()> {
         self.record.write_all(format!("b {bytes}\n").as_bytes())
     }
 
-    /// Opens what a dead process left of a download of the same object, with an empty record, and returns the parts of
-    /// it that are verified: recorded as finished, and their CRC holds.
+    /// Takes over what a dead process left of a download of the same object, with a new record. Returns the parts that
+    /// were recorded as finished and whose CRC is right.
     #[must_use]
     pub(crate) fn take_over(
         dir: &Dir,
@@ -133,7 +120,7 @@ impl PartialDownload {
         let found = read_record(dir, key, turn).ok()?;
         let name = data_name(key, turn);
         let data = dir.open_or_create(&name, 0o644).ok()?;
-        if !found.is_of(header) || data.metadata().ok()?.len() != header.size {
+        if !found.matches(header) || data.metadata().ok()?.len() != header.size {
             return None;
         }
         let done = verified(&data, &found, header, crc, &[]);
@@ -147,7 +134,7 @@ impl PartialDownload {
         let length = dir
             .stat(data_name(key, turn))
             .map_or(0, |found| u64::try_from(found.st_size).unwrap_or(0));
-        // What cannot be removed now is collected by gc.
+        // gc removes what cannot be removed now.
         let _ = dir.remove_file(data_name(key, turn));
         let _ = dir.remove_file(record_name(key, turn));
         length
@@ -159,10 +146,9 @@ impl PartialDownload {
     }
 }
 
-/// What the record of a partial download says, whoever writes it.
+/// The record of a partial download.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct PartialRecord {
-    /// What it is a part of.
     pub header: Option<PartialHeader>,
     /// Parts recorded as finished.
     pub done: Vec<FinishedPart>,
@@ -170,17 +156,13 @@ pub struct PartialRecord {
     pub arrived: u64,
 }
 
-/// Reads the record of a partial download.
-///
-/// # Errors
-/// As openat(2) and read(2).
 pub(crate) fn read_record(dir: &Dir, key: &str, turn: u32) -> io::Result<PartialRecord> {
     Ok(parse_record(
         &dir.read(record_name(key, turn), RECORD_LIMIT)?,
     ))
 }
 
-/// Parses a record. Whatever the bytes are, only whole lines of the three known shapes count.
+/// Parses a record. Whatever the bytes are, only complete lines of the three known forms count.
 #[must_use]
 pub fn parse_record(bytes: &[u8]) -> PartialRecord {
     let mut record = PartialRecord::default();
@@ -218,8 +200,8 @@ pub fn parse_record(bytes: &[u8]) -> PartialRecord {
 }
 
 impl PartialRecord {
-    /// Whether it records parts of just this object, cut the same way.
-    fn is_of(&self, header: &PartialHeader) -> bool {
+    /// Whether it is of the same version of the object, with the same part size.
+    fn matches(&self, header: &PartialHeader) -> bool {
         self.header.as_ref().is_some_and(|found| {
             (&found.etag, found.size, found.part_size, &found.crc)
                 == (&header.etag, header.size, header.part_size, &header.crc)
@@ -227,7 +209,7 @@ impl PartialRecord {
     }
 }
 
-/// The recorded parts whose bytes are right, without those already `known`.
+/// The recorded parts whose CRC is right, without those in `known`.
 fn verified(
     data: &File,
     record: &PartialRecord,
@@ -249,11 +231,11 @@ fn verified(
     verified
 }
 
-/// Copies into `to` the verified parts of another partial download of the same object, dead or alive, that are not
-/// `known`. Returns them.
+/// Copies into `to` the verified parts of another partial download of the same object that are not in `known`, and
+/// returns them. Its process may be alive.
 ///
 /// # Errors
-/// Only those of writing to `to`; what cannot be read is not copied.
+/// Those of writing to `to`; what cannot be read is not copied.
 pub(crate) fn copy_finished_parts(
     dir: &Dir,
     key: &str,
@@ -269,13 +251,13 @@ pub(crate) fn copy_finished_parts(
     let Ok(from) = dir.open_file(data_name(key, turn)) else {
         return Ok(Vec::new());
     };
-    if !record.is_of(header) {
+    if !record.matches(header) {
         return Ok(Vec::new());
     }
     let parts = verified(&from, &record, header, crc, known);
     for done in &parts {
         let (start, length) = header.part(done.part);
-        crate::copy::range(&from, to, start, length)?;
+        crate::copy::copy_range(&from, to, start, length)?;
     }
     Ok(parts)
 }
@@ -322,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn only_parts_whose_bytes_are_right_are_adopted() {
+    fn only_parts_with_matching_crc_are_copied() {
         let temp = tempfile::tempdir().unwrap();
         let dir = Dir::open(temp.path()).unwrap();
         let crc = CrcKind::Crc64Nvme;
@@ -332,19 +314,19 @@ mod tests {
             digest.finalize()
         };
         let mut dead = PartialDownload::create(&dir, "k", 0).unwrap();
-        dead.begin(&header()).unwrap();
+        dead.write_header(&header()).unwrap();
         dead.data.write_all_at(b"aaaabbbbcc", 0).unwrap();
-        dead.finished(FinishedPart {
+        dead.record_part(FinishedPart {
             part: 0,
             crc: of(b"aaaa"),
         })
         .unwrap();
-        dead.finished(FinishedPart {
+        dead.record_part(FinishedPart {
             part: 1,
             crc: of(b"XXXX"),
         })
         .unwrap();
-        dead.arrived(8).unwrap();
+        dead.record_progress(8).unwrap();
         dead.record.write_all(b"p 2 torn").unwrap();
         let next = PartialDownload::create(&dir, "k", 1).unwrap();
         let adopted = copy_finished_parts(&dir, "k", 0, &header(), crc, &[], &next.data).unwrap();
@@ -369,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_record(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_parse_as_record(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let mut whole = serde_json::to_vec(&header()).unwrap();
             whole.push(b'\n');
             whole.extend(bytes);

@@ -1,13 +1,13 @@
-//! Unpacked pexes (`PEX_ROOT`): the lease of each one that runs, and removing the least recently used ones that do not.
+//! Unpacked pexes (`PEX_ROOT`): the lease of each running one, and removing the least recently used of the others.
 //!
 //! ```text
-//! pex-root/.leases/<sha256 of the build>   the pex's hash; a shared flock while it runs, its time is the last start
+//! pex-root/.leases/<sha256 of the build>   the pex's hash; a shared flock while it runs, its mtime is the last start
 //! pex-root/.leases/gate                    shared while a lease is taken, exclusive while unpacked pexes are removed
 //! ```
 //!
-//! A removal excludes starts by the gate, for the time it takes: a pex that starts finds either all that it has unpacked
-//! or nothing, and unpacks itself again. pexes of earlier releases of pexrun hold a shared lock on the root alone; their
-//! age decides, and what running processes name.
+//! The gate excludes starts during a removal: a starting pex finds either all that it has unpacked or nothing, and
+//! unpacks itself again. Earlier releases of pexrun only hold a shared lock on the root; their pexes are protected by
+//! age and by the paths that running processes refer to.
 
 mod layout;
 mod pex_info;
@@ -32,48 +32,46 @@ use super::process_references::ProcessReferences;
 use super::repair::{existing_file, existing_folder};
 use super::share::CacheShare;
 
-/// The folder of leases.
 pub(super) const LEASES: &str = ".leases";
-/// The lock that keeps starts and removals apart.
+/// The lock that excludes starts during a removal.
 const GATE: &str = "gate";
-/// What the lease of a pex holds that has no hash.
+/// The content of the lease of a pex that has no hash.
 const NO_HASH: &str = "-";
 /// The longest that a start waits for a removal.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that a removal waits for starts, each of which takes less than a millisecond.
-const PRUNE_PATIENCE: Duration = Duration::from_secs(1);
-/// How often the gate is tried until then.
-const POLL: Duration = Duration::from_millis(5);
-/// A pex that no lease tells of is left alone for so long after its last start.
+const PRUNE_TIMEOUT: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// A pex without a lease is kept for this long after its last start.
 const UNLEASED_AGE: Duration = Duration::from_secs(24 * 3600);
-/// A directory to which a pex that took no lease is unpacking is left alone for so long after it was last written, even
-/// when nothing else is spared.
+/// A directory that a pex without a lease is unpacking to is kept for this long after its last write, even by a removal
+/// that keeps nothing else.
 const WORK_SPAN: Duration = Duration::from_secs(5 * 60);
 
-/// Takes the lease of a build that is about to run: what it unpacks, or has unpacked before, stays for as long as the
-/// files returned are open. `sha256` is the digest of the build, `file` the build itself.
+/// Takes the lease of a build that is about to run: its unpacked files stay for as long as the returned files are open.
+/// `sha256` is the digest of the build, `file` the build itself.
 ///
 /// # Errors
-/// As open(2) and flock(2); `TimedOut` when unpacked pexes are being removed for longer than a start waits.
+/// As open(2) and flock(2); `TimedOut` when a removal takes longer than a start waits.
 pub fn lease(root: &Dir, sha256: &str, file: &File) -> io::Result<[File; 2]> {
-    // gc of releases that know no leases removes all or, while this is held, nothing.
+    // While this is held, gc of releases without leases removes nothing.
     let whole = File::from(root.as_fd().try_clone_to_owned()?);
     let leases = root.create_child(LEASES, 0o700)?;
     let gate = leases.open_or_create(GATE, 0o600)?;
-    if !wait(START_PATIENCE, || try_lock_shared(&whole))?
-        || !wait(START_PATIENCE, || try_lock_shared(&gate))?
+    if !wait(START_TIMEOUT, || try_lock_shared(&whole))?
+        || !wait(START_TIMEOUT, || try_lock_shared(&gate))?
     {
         return Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "unpacked pexes are being removed, and that does not end",
+            "the removal of unpacked pexes did not end in time",
         ));
     }
     let mut lease = leases.open_or_create(sha256, 0o600)?;
-    // Exclusively it is taken only by those who hold the gate.
+    // It is taken exclusively only while the gate is held.
     try_lock_shared(&lease)?;
     if lease.metadata()?.len() == 0 {
-        // Where there is none that is written down too, so that no later start reads the whole zip directory. Nothing at
-        // all is removed while such a lease is held.
+        // A missing hash is recorded too, so that later starts do not read the whole zip directory. While such a lease
+        // is held, nothing is removed.
         let info = PexInfo::of_pex(file).unwrap_or_default();
         let hash = info.pex_hash.unwrap_or_else(|| NO_HASH.to_owned());
         lease.write_all(hash.as_bytes())?;
@@ -88,53 +86,53 @@ fn wait(patience: Duration, mut attempt: impl FnMut() -> io::Result<bool>) -> io
         if clock::since_boot().saturating_sub(began) > patience {
             return Ok(false);
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(true)
 }
 
-/// What was removed.
+/// The result of a removal.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PruneSummary {
-    /// Unpacked pexes.
+    /// Unpacked pexes removed.
     pub pexes: u64,
-    /// Bytes, shared parts included, and a file with several links once.
+    /// Bytes freed, shared parts included; a file with several links counts once.
     pub bytes: u64,
 }
 
-/// Removes unpacked pexes of a share that do not run and were last started at least `spare` ago, the least recently
-/// started first, and the parts that no other pex needs, until `enough` says so of the bytes freed. `spare` is for
-/// programs that gave up their lease and are named by nothing that processes show.
+/// Removes unpacked pexes that do not run and were last started at least `spare` ago, the least recently started first,
+/// and the parts that no other pex needs, until `enough` returns true for the bytes freed. `spare` protects programs
+/// that closed their lease and whose process shows no path of theirs.
 ///
 /// # Errors
-/// As unlinkat(2), and what `enough` returns.
+/// As unlinkat(2), and those of `enough`.
 pub(crate) fn prune(
     share: &CacheShare,
     in_use: &ProcessReferences,
-    act: EvictionMode,
+    mode: EvictionMode,
     spare: Duration,
     enough: impl Fn(u64) -> io::Result<bool>,
 ) -> io::Result<PruneSummary> {
     let Ok(root) = share.dir().child("pex-root") else {
         return Ok(PruneSummary::default());
     };
-    let Some(closed) = close(share, &root)? else {
+    let Some(barrier) = lock_gate(share, &root)? else {
         info!(
             uid = share.uid,
-            "pexes are being started: unpacked pexes are left alone"
+            "unpacked pexes kept: pexes are being started"
         );
         return Ok(PruneSummary::default());
     };
     let leases = PexLeases::read(&root)?;
     let work_span = spare.max(WORK_SPAN);
     let mut layout = PexRootLayout::read(&root, work_span)?;
-    let (mut pexes, mut removal) = (0, PexRemoval::new(&root, act));
+    let (mut pexes, mut removal) = (0, PexRemoval::new(&root, mode));
     for place in std::mem::take(&mut layout.trash) {
         removal.remove(&place)?;
     }
     while !enough(removal.freed)? {
-        let named = in_use.named()?;
-        let parts = if leases.unknown {
+        let named = in_use.pids_by_name()?;
+        let parts = if leases.has_unknown {
             Vec::new()
         } else {
             layout.take_unneeded(&leases.running, |hash| named.contains_key(hash))
@@ -147,7 +145,7 @@ pub(crate) fn prune(
         }
         let used = used(&layout, &leases, |name| named.contains_key(name));
         let free = layout.pexes.iter().filter(|pex| {
-            leases.are_free(pex, closed.idle, spare)
+            leases.is_removable(pex, barrier.idle, spare)
                 && !used.contains(pex.hash.as_str())
                 && !layout.unpacking.contains(&pex.hash)
         });
@@ -155,7 +153,7 @@ pub(crate) fn prune(
         let Some(hash) = oldest.map(|pex| pex.hash.clone()) else {
             break;
         };
-        if act == EvictionMode::Remove {
+        if mode == EvictionMode::Remove {
             info!(pex = hash, "unpacked pex removed");
         }
         pexes += 1;
@@ -163,17 +161,17 @@ pub(crate) fn prune(
             removal.remove(&place)?;
         }
     }
-    // What pexes share besides, such as what they know of interpreters, or what another layout has.
-    let idle = closed.idle && layout.pexes.is_empty() && leases.are_all_free(spare);
+    // Files that all pexes share, such as the cache of interpreters, or files of an unknown layout.
+    let idle = barrier.idle && layout.pexes.is_empty() && leases.are_all_free(spare);
     if idle && !enough(removal.freed)? {
         removal.remove_rest(work_span)?;
     }
-    let bytes = removal.freed + leases.forget(&root, &layout, act, spare);
+    let bytes = removal.freed + leases.remove_free(&root, &layout, mode, spare);
     Ok(PruneSummary { pexes, bytes })
 }
 
-/// The pexes that run: leased, named by a process although it may have closed the lease, or, where a process has a part
-/// mapped that none of these needs, all that need it.
+/// The hashes of pexes that run: leased, or referred to by a process that may have closed the lease. Where a process
+/// maps a part that none of these needs, all pexes that need the part count.
 fn used<'a>(
     layout: &'a PexRootLayout,
     leases: &PexLeases,
@@ -182,7 +180,9 @@ fn used<'a>(
     let named = |pex: &&UnpackedPex| {
         leases.running.contains(&pex.hash)
             || is_named(&pex.hash)
-            || layout.shorts(&pex.hash).any(|place| is_named(&place.name))
+            || layout
+                .short_names(&pex.hash)
+                .any(|place| is_named(&place.name))
     };
     let (known, others): (Vec<_>, Vec<_>) = layout.pexes.iter().partition(named);
     let parts = |pex: &'a UnpackedPex| pex.parts.iter().flatten();
@@ -199,21 +199,21 @@ fn used<'a>(
         .collect()
 }
 
-/// No pex is started while this exists.
+/// Excludes starts of pexes while it exists.
 struct StartBarrier {
     /// Whether no program that pexrun started is running.
     idle: bool,
     _locks: [Option<File>; 2],
 }
 
-/// Closes the gate; `None` when pexes are being started all the time.
-fn close(share: &CacheShare, root: &Dir) -> io::Result<Option<StartBarrier>> {
+/// Locks the gate; `None` when starts keep it locked.
+fn lock_gate(share: &CacheShare, root: &Dir) -> io::Result<Option<StartBarrier>> {
     let whole = File::from(root.as_fd().try_clone_to_owned()?);
     // pexrun holds it shared across exec.
     let idle = try_lock_exclusive(&whole)?;
     let mut gate = None;
     if let Some(leases) = existing_folder(root, LEASES)? {
-        let closed = wait(PRUNE_PATIENCE, || {
+        let closed = wait(PRUNE_TIMEOUT, || {
             gate = share.try_lock(&leases, GATE)?;
             Ok(gate.is_some())
         });
@@ -230,23 +230,22 @@ fn close(share: &CacheShare, root: &Dir) -> io::Result<Option<StartBarrier>> {
     }))
 }
 
-/// The leases of a root.
+/// The leases of a `PEX_ROOT`.
 #[derive(Debug, Default)]
 struct PexLeases {
-    /// The hashes of pexes that run.
     running: HashSet<String>,
-    /// Whether something runs of which the hash is not known.
-    unknown: bool,
-    /// The last start of each pex, by its hash, and of those without one.
+    /// Whether a pex without a known hash runs.
+    has_unknown: bool,
+    /// Hash -> last start; [`NO_HASH`] for pexes without one.
     started: HashMap<String, SystemTime>,
-    /// The files of leases that are free, and their hashes.
+    /// Lease files that are not locked, and their hashes.
     free: Vec<(String, String)>,
 }
 
 impl PexLeases {
     fn read(root: &Dir) -> io::Result<Self> {
         let mut leases = Self::default();
-        // What cannot be read may be held: only what is not there is free.
+        // A directory that cannot be read may contain held leases: only a missing one is free of them.
         let Some(dir) = existing_folder(root, LEASES)? else {
             return Ok(leases);
         };
@@ -262,7 +261,7 @@ impl PexLeases {
             let _ = (&file).take(64).read_to_string(&mut hash);
             let free = try_lock_exclusive(&file)?;
             match (free, is_hash(&hash)) {
-                (false, false) => leases.unknown = true,
+                (false, false) => leases.has_unknown = true,
                 (false, true) => {
                     leases.running.insert(hash.clone());
                 }
@@ -285,7 +284,7 @@ impl PexLeases {
         let now = clock::now();
         let mut starts = self.started.values();
         self.running.is_empty()
-            && !self.unknown
+            && !self.has_unknown
             && !starts.any(|start| is_within(spare, *start, now))
     }
 
@@ -294,27 +293,27 @@ impl PexLeases {
         leased.map_or(pex.used, |leased| leased.max(pex.used))
     }
 
-    /// Whether no lease protects a pex, and its last start was at least `spare` ago. Where no lease tells of it, an
-    /// earlier release may have started it: it is left alone for a while, unless nothing runs at all.
-    fn are_free(&self, pex: &UnpackedPex, idle: bool, spare: Duration) -> bool {
+    /// Whether no lease protects a pex, and its last start was at least `spare` ago. Without a lease file an earlier
+    /// release may have started it: it is kept for [`UNLEASED_AGE`], unless nothing runs at all.
+    fn is_removable(&self, pex: &UnpackedPex, idle: bool, spare: Duration) -> bool {
         let (started, now) = (self.last_start(pex), clock::now());
         let is_recent = |start: &SystemTime| is_within(spare, *start, now);
-        // It may be the one that has no hash in its lease.
+        // It may be the one without a hash in its lease.
         let recent = is_recent(&started) || self.started.get(NO_HASH).is_some_and(is_recent);
-        if recent || self.unknown || self.running.contains(&pex.hash) {
+        if recent || self.has_unknown || self.running.contains(&pex.hash) {
             return false;
         }
         let age = now.duration_since(started);
         idle || self.started.contains_key(&pex.hash) || age.is_ok_and(|age| age > UNLEASED_AGE)
     }
 
-    /// Removes the files of free leases on pexes that are gone, but not before their last start was `spare` ago; returns
-    /// the bytes freed.
-    fn forget(
+    /// Removes the free lease files of removed pexes whose last start was at least `spare` ago; returns the bytes
+    /// freed.
+    fn remove_free(
         &self,
         root: &Dir,
         layout: &PexRootLayout,
-        act: EvictionMode,
+        mode: EvictionMode,
         spare: Duration,
     ) -> u64 {
         let Ok(dir) = root.child(LEASES) else {
@@ -330,8 +329,8 @@ impl PexLeases {
                 continue;
             }
             let bytes = bytes_of(&found);
-            // Left behind it costs a file of 40 bytes.
-            if act == EvictionMode::DryRun || dir.remove_file(name).is_ok() {
+            // A file that stays costs 40 bytes.
+            if mode == EvictionMode::DryRun || dir.remove_file(name).is_ok() {
                 freed += bytes;
             }
         }

@@ -1,6 +1,6 @@
-//! Blobs and unpacked pexes that running processes name. A lease is a `flock` on an inherited descriptor, and programs
-//! that turn themselves into daemons close those; their executable, working directory and arguments still say what they
-//! run from.
+//! Blobs and unpacked pexes that running processes refer to. A lease is a `flock` on an inherited descriptor, which
+//! programs close when they become daemons; their executable, working directory and arguments still show what they run
+//! from.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-/// The folders of a `PEX_ROOT` whose entries count.
+/// The directories of a `PEX_ROOT` that hold directories named by a hash.
 const UNPACKED: [&str; 5] = [
     "unzipped_pexes",
     "venvs",
@@ -20,28 +20,26 @@ const UNPACKED: [&str; 5] = [
     "user_code",
     "installed_wheels",
 ];
-/// Arguments beyond this many bytes of one process are not read.
+/// The longest command line that is read (bytes).
 const CMDLINE_LIMIT: u64 = 1 << 20;
-/// Mappings beyond this many bytes of one process are not read.
+/// The most of a process's mappings that is read (bytes).
 const MAPS_LIMIT: u64 = 16 << 20;
 
-/// Why it is not known what running processes use: then nothing may be evicted.
+/// /proc cannot be read: nothing may be evicted, because anything may be in use.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot tell what is in use, so nothing is evicted: {why}")]
+#[error("cannot determine what is in use, so nothing is evicted: {why}")]
 pub(crate) struct ProcessScanError {
     why: String,
 }
 
 impl ProcessScanError {
-    /// Whether this is what an error says.
     #[must_use]
     pub(crate) fn is_cause(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|cause| cause.is::<Self>())
     }
 }
 
-/// What running processes name, read from /proc when it is first asked for and then kept: each round of eviction makes
-/// one of its own.
+/// The hashes that running processes refer to, read from /proc on first use. Each eviction creates its own.
 #[derive(Debug)]
 pub(crate) struct ProcessReferences {
     proc: PathBuf,
@@ -58,20 +56,20 @@ impl Default for ProcessReferences {
 }
 
 impl ProcessReferences {
-    /// The processes that name the blob of this digest.
+    /// The processes that refer to the blob of this digest.
     ///
     /// # Errors
     /// [`ProcessScanError`].
-    pub(crate) fn of_blob(&self, sha256: &str) -> io::Result<&[u32]> {
-        Ok(self.named()?.get(sha256).map_or(&[], Vec::as_slice))
+    pub(crate) fn pids_of_blob(&self, sha256: &str) -> io::Result<&[u32]> {
+        Ok(self.pids_by_name()?.get(sha256).map_or(&[], Vec::as_slice))
     }
 
-    /// The names of directories of unpacked pexes that processes name: the hash of a pex, that of a part of one, or the
-    /// short name of a venv.
+    /// Process ids by the name they refer to: the digest of a blob, the hash of a pex or of a part of one, or the short
+    /// name of a venv.
     ///
     /// # Errors
     /// [`ProcessScanError`].
-    pub(crate) fn named(&self) -> io::Result<&HashMap<String, Vec<u32>>> {
+    pub(crate) fn pids_by_name(&self) -> io::Result<&HashMap<String, Vec<u32>>> {
         let scan = || {
             scan(&self.proc)
                 .map_err(|error| format!("cannot read {}: {error}", self.proc.display()))
@@ -83,7 +81,7 @@ impl ProcessReferences {
 
 /// Reads `exe`, `cwd` and `cmdline` of every process but this one, and `maps`, which are long, of the caller's only.
 fn scan(proc: &Path) -> io::Result<HashMap<String, Vec<u32>>> {
-    // What is mounted there may be something else, or show the processes of a namespace that is not ours.
+    // It may not be a procfs, or one of another PID namespace.
     let me = std::fs::read_link(proc.join("self"))?;
     let (mut lists_me, caller) = (false, nix::unistd::geteuid().as_raw());
     let mut named: HashMap<String, Vec<u32>> = HashMap::new();
@@ -109,32 +107,32 @@ fn scan(proc: &Path) -> io::Result<HashMap<String, Vec<u32>>> {
     Ok(named)
 }
 
-/// What a process names.
+/// The names that a process refers to.
 fn names(process: &Path, own: bool) -> io::Result<HashSet<String>> {
     let mut found = HashSet::new();
-    let cwd = seen(std::fs::read_link(process.join("cwd")))?;
-    let exe = seen(std::fs::read_link(process.join("exe")))?;
+    let cwd = tolerate_unreadable(std::fs::read_link(process.join("cwd")))?;
+    let exe = tolerate_unreadable(std::fs::read_link(process.join("exe")))?;
     let mut cmdline = Vec::new();
-    if let Some(file) = seen(File::open(process.join("cmdline")).map(Some))? {
-        seen(file.take(CMDLINE_LIMIT).read_to_end(&mut cmdline))?;
+    if let Some(file) = tolerate_unreadable(File::open(process.join("cmdline")).map(Some))? {
+        tolerate_unreadable(file.take(CMDLINE_LIMIT).read_to_end(&mut cmdline))?;
     }
     let cwd = cwd.as_os_str().as_bytes();
     for text in [cwd, exe.as_os_str().as_bytes(), &cmdline] {
         collect(text, &mut found);
     }
     collect_relative(cwd, &cmdline, &mut found);
-    if own && let Some(file) = seen(File::open(process.join("maps")).map(Some))? {
+    if own && let Some(file) = tolerate_unreadable(File::open(process.join("maps")).map(Some))? {
         let mut lines = BufReader::new(file.take(MAPS_LIMIT)).split(b'\n');
-        while let Some(line) = seen(lines.next().transpose())? {
+        while let Some(line) = tolerate_unreadable(lines.next().transpose())? {
             collect(&line, &mut found);
         }
     }
     Ok(found)
 }
 
-/// What came of a look at another process. One that ended, or may not be looked at, uses nothing that we know of; one
-/// that we had no files or memory to look at may use anything.
-fn seen<T: Default>(look: io::Result<T>) -> io::Result<T> {
+/// The result of looking at another process. One that ended, or that may not be looked at, is taken to use nothing; for
+/// want of file descriptors or memory nothing can be concluded.
+fn tolerate_unreadable<T: Default>(look: io::Result<T>) -> io::Result<T> {
     let code = |error: &io::Error| error.raw_os_error().map(Errno::from_raw);
     match look {
         Err(error)
@@ -149,38 +147,38 @@ fn seen<T: Default>(look: io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Adds what a text names of blobs (`<ab>/<sha256>`) and of unpacked pexes (`<folder>/<version>/<hash>`, and the short
-/// names of venvs), whatever the path before it is: a process in a container may see the cache directory elsewhere.
+/// Adds the blobs (`<ab>/<sha256>`) and unpacked pexes (`<folder>/<version>/<hash>`, short names of venvs) that a text
+/// contains, below any directory: a process in a container may see the cache at another path.
 fn collect(text: &[u8], found: &mut HashSet<String>) {
     let (mut above, mut before): (&[u8], &[u8]) = (b"", b"");
     for word in words(text) {
         let is_version = before.iter().all(u8::is_ascii_digit);
-        if stands_in(word, before) || is_version && stands_in(word, above) {
+        if is_reference(word, before) || is_version && is_reference(word, above) {
             found.insert(String::from_utf8_lossy(word).into_owned());
         }
         (above, before) = (before, word);
     }
 }
 
-/// Adds what arguments name relative to a working directory in the cache. However the path is written (`./`, `../`, in a
-/// list, behind an option), the name is in it.
+/// Adds the names in arguments that are relative to a working directory in the cache, however the path is written
+/// (`./`, `../`, in a list, as the value of an option).
 fn collect_relative(cwd: &[u8], arguments: &[u8], found: &mut HashSet<String>) {
     let folders: Vec<&[u8]> = words(cwd).collect();
     for word in words(arguments) {
-        if folders.iter().any(|folder| stands_in(word, folder)) {
+        if folders.iter().any(|folder| is_reference(word, folder)) {
             found.insert(String::from_utf8_lossy(word).into_owned());
         }
     }
 }
 
-/// The names in a text of paths: neither `//` nor `/./` separates them.
+/// The components in a text of paths, without the empty ones of `//` and `/./`.
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_')
         .filter(|word| !word.is_empty())
 }
 
-/// Whether a word is the name of a blob or of a directory of an unpacked pex, and `folder` the name of what they stand in.
-fn stands_in(word: &[u8], folder: &[u8]) -> bool {
+/// Whether a word is the name of a blob or an unpacked pex in a directory called `folder`.
+fn is_reference(word: &[u8], folder: &[u8]) -> bool {
     let blob =
         word.len() == 64 && (folder == b"blobs" || folder.len() == 2 && word.starts_with(folder));
     let unpacked = word.len() >= 40 && UNPACKED.iter().any(|name| folder == name.as_bytes());
@@ -193,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unpacked_pex_counts_behind_its_folder_and_version() {
+    fn pex_hash_is_found_after_folder_and_version() {
         let hash = "cd".repeat(20);
         for (text, expected) in [
             (
@@ -221,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_counts_only_behind_its_folder() {
+    fn digest_is_found_only_after_its_folder() {
         let sha256 = "ab".repeat(32);
         for (text, expected) in [
             (format!("/c/0/blobs/ab/{sha256}/job.pex"), true),
@@ -248,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_relative_to_a_directory_of_the_cache_counts_however_it_is_written() {
+    fn relative_name_in_cache_directory_is_found_in_any_form() {
         let (sha256, other) = ("ab".repeat(32), format!("ab{}", "0".repeat(62)));
         let hash = "cd".repeat(20);
         for (cwd, argument, name, expected) in [
@@ -300,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_without_a_list_of_processes() {
+    fn scan_without_process_list_fails() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path();
         let known = || {
@@ -308,7 +306,7 @@ mod tests {
                 proc: root.join("proc"),
                 named: OnceCell::new(),
             };
-            let known = in_use.of_blob("ab").map(<[u32]>::len);
+            let known = in_use.pids_of_blob("ab").map(<[u32]>::len);
             known.map_err(|error| assert!(ProcessScanError::is_cause(&error), "{error}"))
         };
         assert!(known().is_err(), "not there");
@@ -327,7 +325,11 @@ mod tests {
             (Errno::ESRCH, false),
             (Errno::EACCES, false),
         ] {
-            assert_eq!(seen::<()>(Err(code.into())).is_err(), fatal, "{code}");
+            assert_eq!(
+                tolerate_unreadable::<()>(Err(code.into())).is_err(),
+                fatal,
+                "{code}"
+            );
         }
     }
 }

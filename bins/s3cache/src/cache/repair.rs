@@ -1,6 +1,6 @@
-//! What stands in place of a file or folder of a share and is something else: a FIFO, a socket, a symlink, a directory
-//! where a file belongs. An accident made it, or the owner, to keep a share from gc of root. Opening it does not block
-//! (`hostkit::dir`); no process can have recorded or locked anything in it. It counts as missing, and gc removes it.
+//! Impostors: a FIFO, socket, symlink or directory where the share should have a file or directory, by accident or to
+//! keep gc of root from working. Opening one does not block (`hostkit::dir`), no process can have recorded or locked
+//! anything in it, so it counts as missing, and gc removes it.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use tracing::warn;
 use super::share::{CacheShare, FORMAT};
 use super::{pex_root, space};
 
-/// What was opened; `None` only when it is not there.
+/// `None` when the file does not exist.
 pub(super) fn existing<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
     match opened {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -20,7 +20,7 @@ pub(super) fn existing<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Opens a folder; `None` when there is none at this name.
+/// Opens a directory; `None` when it is missing or an impostor.
 pub(super) fn existing_folder(parent: &Dir, name: &str) -> io::Result<Option<Dir>> {
     match parent.child(name) {
         Err(_) if is_impostor(parent, name, SFlag::S_IFDIR) => Ok(None),
@@ -28,7 +28,7 @@ pub(super) fn existing_folder(parent: &Dir, name: &str) -> io::Result<Option<Dir
     }
 }
 
-/// Opens a file; `None` when there is none at this name.
+/// Opens a file; `None` when it is missing or an impostor.
 pub(super) fn existing_file(parent: &Dir, name: &str) -> io::Result<Option<File>> {
     match parent.open_file(name) {
         Err(_) if is_impostor(parent, name, SFlag::S_IFREG) => Ok(None),
@@ -36,13 +36,13 @@ pub(super) fn existing_file(parent: &Dir, name: &str) -> io::Result<Option<File>
     }
 }
 
-/// Whether something else than a thing of this kind stands at a name.
+/// Whether a file of another type has this name.
 pub(super) fn is_impostor(parent: &Dir, name: &str, kind: SFlag) -> bool {
     let found = parent.stat(name);
     found.is_ok_and(|found| found.st_mode & SFlag::S_IFMT.bits() != kind.bits())
 }
 
-/// What belongs at a name.
+/// The type that a name should have.
 #[derive(Clone, Copy)]
 enum ExpectedKind {
     File,
@@ -50,13 +50,13 @@ enum ExpectedKind {
     Anything,
 }
 
-/// Removes all impostors of a share, with a warning for each. Without a share that can be read there is nothing to do.
+/// Removes all impostors of a share, with a warning for each.
 pub(crate) fn repair(share: &CacheShare) {
     repair_folder(share.dir(), in_share);
 }
 
 fn repair_folder(dir: &Dir, expected: fn(&str) -> ExpectedKind) {
-    // What cannot be read is reported by the work that needs it.
+    // The work that needs an unreadable directory reports it.
     for (name, is_dir) in dir.entries().into_iter().flatten().flatten() {
         let Some(name) = name.to_str() else { continue };
         let kind = match expected(name) {
@@ -76,9 +76,9 @@ fn repair_folder(dir: &Dir, expected: fn(&str) -> ExpectedKind) {
         let path = dir.path().join(name);
         let path = path.display();
         match dir.remove_all(name) {
-            Ok(()) => warn!(%path, "removed what stood in place of a part of the cache"),
+            Ok(()) => warn!(%path, "removed an entry of the wrong type from the cache"),
             Err(error) => {
-                warn!(%path, %error, "cannot remove what stands in place of a part of the cache");
+                warn!(%path, %error, "cannot remove an entry of the wrong type from the cache");
             }
         }
     }
@@ -96,7 +96,7 @@ fn in_share(name: &str) -> ExpectedKind {
     }
 }
 
-/// Folders of another format are another version's.
+/// Directories of other formats belong to other versions.
 fn in_format(name: &str, below: fn(&str) -> ExpectedKind) -> ExpectedKind {
     match name {
         FORMAT => ExpectedKind::Folder(below),
@@ -106,13 +106,13 @@ fn in_format(name: &str, below: fn(&str) -> ExpectedKind) -> ExpectedKind {
 
 fn in_records(name: &str) -> ExpectedKind {
     match name {
-        space::CACHED | space::UNPACKED | space::LOCK => ExpectedKind::File,
+        space::USED_COUNTER | space::UNPACKED_COUNTER | space::SPACE_LOCK => ExpectedKind::File,
         _ if name.len() == 2 => ExpectedKind::Folder(|_| ExpectedKind::File),
         _ => ExpectedKind::Anything,
     }
 }
 
-/// The names of a blob are evicted with it, whatever they are.
+/// The names of a blob are evicted with it, whatever their type.
 fn in_blobs(name: &str) -> ExpectedKind {
     match name.len() {
         2 => ExpectedKind::Folder(|_| ExpectedKind::Folder(|_| ExpectedKind::Anything)),

@@ -1,16 +1,16 @@
-//! One uid's part of the cache directory: its layout on disk, and single operations on it.
+//! A share: one uid's part of the cache directory, its layout on disk, and single operations on it.
 //!
 //! ```text
 //! <uid>/blobs/<ab>/<sha256>/<name>     content, by digest; the same in every format
-//! <uid>/index/v1/<ab>/<key>            JSON: what a source is (cache::entry)
-//! <uid>/locks/v1/<ab>/<key>.<turn>     flock: who fetches a source
-//! <uid>/partial/v1/<key>.<turn>.*      bytes on their way in (cache::partial)
+//! <uid>/index/v1/<ab>/<key>            JSON: the index entry of a source (cache::index_entry)
+//! <uid>/locks/v1/<ab>/<key>.<turn>     flock: held by the leader that fetches a source
+//! <uid>/partial/v1/<key>.<turn>.*      partial downloads (cache::partial_download)
 //! <uid>/pex-root                       unpacked pexes, for pexrun
 //! <uid>/unpacking/v1/*                 paths of directories that are being filled (unpack::scratch)
 //! ```
 //!
-//! An s3cache of another format uses other `v<n>` folders and the same blobs: neither can misread the other's records,
-//! and a blob is what its digest says whoever wrote it.
+//! An s3cache of another format uses other `v<n>` directories and the same blobs: neither can misread the other's
+//! records, and a blob has the content that its digest says, whichever version wrote it.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -31,48 +31,47 @@ use crate::{digest, pex};
 
 /// The version of the index, lock and partial formats.
 pub(super) const FORMAT: &str = "v1";
-/// An index entry larger than this is not one (bytes).
+/// The size limit of an index entry (bytes).
 const ENTRY_LIMIT: u64 = 64 << 10;
-/// The mode of a blob: for everybody to read and run, for nobody to write.
+/// The mode of a blob: readable and executable for all, writable for none.
 const BLOB_MODE: u32 = 0o555;
-/// The longest that a lease is waited for. An eviction holds the lock for less than a millisecond per blob; who holds it
-/// for longer is not evicting.
-const LEASE_PATIENCE: Duration = Duration::from_secs(2);
-/// How often it is tried until then.
-const LEASE_POLL: Duration = Duration::from_millis(2);
+/// The longest that a lease is waited for. An eviction holds the lock for less than a millisecond per blob, so a longer
+/// hold is not an eviction.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
+const LEASE_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// A blob that is open, with a lease on it when nobody is evicting it: eviction takes the lock exclusively.
+/// An open blob with a lease: eviction takes its lock exclusively.
 #[derive(Debug)]
 pub struct CachedBlob {
-    /// The index entry that led to it.
+    /// The index entry of the source that was looked up.
     pub entry: IndexEntry,
     /// The open file. Its shared `flock` is the lease.
     pub file: File,
-    /// Where it stands.
+    /// Its path in the cache.
     pub path: PathBuf,
 }
 
 impl CachedBlob {
-    /// Whether it is a pex. Another user's entry that does not say is not changed, and the blob looked at.
+    /// Whether it is a pex. If another user's entry does not record it, the blob is read.
     #[must_use]
     pub fn is_pex(&self) -> bool {
         self.entry.pex.unwrap_or_else(|| pex::is_pex(&self.file))
     }
 }
 
-/// What an index entry turned out to be worth.
+/// The result of looking up a source.
 #[derive(Debug)]
 pub enum LookupResult {
-    /// The blob is there and is what the entry says.
+    /// The blob exists and matches the entry.
     Hit(Box<CachedBlob>),
-    /// There is no such entry, or its blob is gone.
+    /// No entry, or its blob was evicted.
     Miss,
-    /// The blob had changed; it was put aside.
+    /// The blob did not match its digest; in the caller's own share it was quarantined.
     Corrupt(Box<IndexEntry>),
 }
 
 impl LookupResult {
-    /// The blob that can be used.
+    /// The blob of a hit.
     #[must_use]
     pub fn hit(self) -> Option<CachedBlob> {
         match self {
@@ -82,25 +81,26 @@ impl LookupResult {
     }
 }
 
-/// A uid's part of the cache.
+/// One uid's part of the cache.
 #[derive(Debug)]
 pub struct CacheShare {
-    /// Whose it is.
+    /// Its owner.
     pub uid: u32,
     /// Whether the caller may write to it.
     pub own: bool,
-    /// Whether what is missing is made: only in one's own, as its owner could not use what root makes there.
+    /// Whether missing directories are created: only in the caller's own share, because its owner could not use what
+    /// root creates.
     creates: bool,
     dir: Dir,
 }
 
 impl CacheShare {
-    /// Opens the part of `uid` below the cache directory. `own` is whether the caller may write to it; what is missing
-    /// is made when the caller is `uid`.
+    /// Opens the share of `uid`. `own` is whether the caller may write to it; missing directories are created when the
+    /// caller is `uid`.
     ///
     /// # Errors
-    /// It does not exist, cannot be opened, or is not `uid`'s alone to write.
-    pub fn open(root: &Dir, uid: u32, own: bool) -> io::Result<Self> {
+    /// It does not exist, cannot be opened, or others can write to it.
+    pub(crate) fn open(root: &Dir, uid: u32, own: bool) -> io::Result<Self> {
         let name = uid.to_string();
         let creates = own && nix::unistd::geteuid().as_raw() == uid;
         let dir = if creates {
@@ -130,7 +130,7 @@ impl CacheShare {
                 ("pex-root", 0o700),
             ] {
                 let named = |error: io::Error| {
-                    io::Error::new(error.kind(), format!("its folder {folder}: {error}"))
+                    io::Error::new(error.kind(), format!("its directory {folder}: {error}"))
                 };
                 let made = dir.create_child(folder, mode).map_err(named)?;
                 if mode == 0o755 && folder != "blobs" {
@@ -146,22 +146,19 @@ impl CacheShare {
         })
     }
 
-    /// What came of work on this share. In somebody else's part, where only root works, a failure may be its owner's
-    /// doing: it is logged, and must not keep root from the parts of others.
-    ///
-    /// # Errors
-    /// In one's own part as given.
-    pub fn own_failures<T: Default>(&self, result: io::Result<T>) -> io::Result<T> {
+    /// Passes on the result of work on the caller's own share. In another user's share, where only root works, a
+    /// failure may be the owner's doing: it is logged, and must not keep root from the other shares.
+    pub(crate) fn tolerate_foreign<T: Default>(&self, result: io::Result<T>) -> io::Result<T> {
         result.or_else(|error| {
             if self.creates {
                 return Err(error);
             }
-            tracing::warn!(uid = self.uid, %error, "cannot work on this user's part of the cache");
+            tracing::warn!(uid = self.uid, %error, "cannot process this user's share");
             Ok(T::default())
         })
     }
 
-    /// The directory itself.
+    /// The directory.
     #[must_use]
     pub fn dir(&self) -> &Dir {
         &self.dir
@@ -169,36 +166,27 @@ impl CacheShare {
 
     /// Its path, for messages.
     #[must_use]
-    pub fn display_path(&self) -> String {
+    pub(crate) fn display_path(&self) -> String {
         self.dir.path().display().to_string()
     }
 
-    /// One of `index`, `locks` and `partial`, in this format.
-    ///
-    /// # Errors
-    /// As openat(2).
-    pub fn records(&self, folder: &str) -> io::Result<Dir> {
+    /// The directory of this format in `index`, `locks` or `partial`.
+    pub(crate) fn record_dir(&self, folder: &str) -> io::Result<Dir> {
         self.dir.child(folder)?.child(FORMAT)
     }
 
-    /// The same, or `None` where it is missing: another user may have removed anything of its own.
-    ///
-    /// # Errors
-    /// As openat(2).
-    pub fn existing_records(&self, folder: &str) -> io::Result<Option<Dir>> {
+    /// The same, or `None` where it is missing: another user may have removed anything.
+    pub(crate) fn existing_record_dir(&self, folder: &str) -> io::Result<Option<Dir>> {
         match existing_folder(&self.dir, folder)? {
             Some(folder) => existing_folder(&folder, FORMAT),
             None => Ok(None),
         }
     }
 
-    /// The folder of records that begin as `key` does.
-    ///
-    /// # Errors
-    /// As openat(2); in one's own part it is made when missing.
-    pub fn shelf(&self, folder: &str, key: &str) -> io::Result<Dir> {
-        let records = self.records(folder)?;
-        // Names in somebody else's part are whatever they like.
+    /// The subdirectory of the records whose names start as `key` does, created in the caller's own share.
+    pub(crate) fn prefix_dir(&self, folder: &str, key: &str) -> io::Result<Dir> {
+        let records = self.record_dir(folder)?;
+        // In another user's share the names are arbitrary.
         let start = key.get(..2).ok_or(io::ErrorKind::InvalidInput)?;
         if self.creates {
             records.create_child(start, 0o755)
@@ -207,12 +195,9 @@ impl CacheShare {
         }
     }
 
-    /// Takes a lock that is held for as long as the file is open; `None` when another process holds it. In another
-    /// user's part only a file that is there can be locked. What is missing, or not a file, no process holds.
-    ///
-    /// # Errors
-    /// As openat(2) and flock(2).
-    pub fn try_lock(&self, dir: &Dir, name: &str) -> io::Result<Option<Option<File>>> {
+    /// Takes a lock for as long as the file is open; `None` when another process holds it. In another user's share only
+    /// an existing file can be locked. No process holds what is missing or not a file.
+    pub(crate) fn try_lock(&self, dir: &Dir, name: &str) -> io::Result<Option<Option<File>>> {
         if self.creates {
             return match dir.try_lock(name, 0o600) {
                 Err(_) if is_impostor(dir, name, SFlag::S_IFREG) => Ok(Some(None)),
@@ -228,9 +213,9 @@ impl CacheShare {
     /// Reads the index entry of a source.
     ///
     /// # Errors
-    /// There is none, or it is not an index entry.
-    pub fn entry(&self, key: &str) -> io::Result<IndexEntry> {
-        let bytes = self.shelf("index", key)?.read(key, ENTRY_LIMIT)?;
+    /// It is missing or invalid.
+    pub(crate) fn entry(&self, key: &str) -> io::Result<IndexEntry> {
+        let bytes = self.prefix_dir("index", key)?.read(key, ENTRY_LIMIT)?;
         let entry: IndexEntry = serde_json::from_slice(&bytes)?;
         let plain = !entry.name.is_empty()
             && !entry.name.contains('/')
@@ -245,11 +230,9 @@ impl CacheShare {
         Ok(entry)
     }
 
-    /// Looks a source up, compares the blob's stamp, and reads the whole blob again when the stamp changed.
-    ///
-    /// # Errors
-    /// The blob cannot be read.
-    pub fn lookup(&self, key: &str) -> io::Result<LookupResult> {
+    /// Looks up a source. When the blob's stamp differs from the entry's, the whole blob is read and its digest
+    /// compared.
+    pub(crate) fn lookup(&self, key: &str) -> io::Result<LookupResult> {
         let Ok(mut entry) = self.entry(key) else {
             return Ok(LookupResult::Miss);
         };
@@ -264,7 +247,7 @@ impl CacheShare {
                 self.quarantine(key, &entry)?;
                 return Ok(LookupResult::Corrupt(Box::new(entry)));
             }
-            tracing::debug!(path = %path.display(), "the file's stamp changed, its bytes did not");
+            tracing::debug!(path = %path.display(), "file stamp changed, content did not");
             entry.stamp = stamp;
             changed = true;
         }
@@ -273,7 +256,7 @@ impl CacheShare {
             changed = true;
         }
         if self.own && changed {
-            // Without it the next run reads the blob again, and that is all.
+            // If this fails, the next run reads the blob again.
             let _ = self.write_entry(key, &entry);
         }
         if self.own {
@@ -286,31 +269,27 @@ impl CacheShare {
         })))
     }
 
-    /// Opens a blob only to look at it: it may be evicted at any moment.
-    ///
-    /// # Errors
-    /// It is not there.
-    pub fn open_blob(&self, sha256: &str, name: &str) -> io::Result<(File, PathBuf)> {
+    /// Opens a blob without a lease: it may be evicted at any moment.
+    pub(crate) fn open_blob(&self, sha256: &str, name: &str) -> io::Result<(File, PathBuf)> {
         let dir = self.blob_dir(sha256)?;
         Ok((dir.open_file(name)?, dir.path().join(name)))
     }
 
-    /// Opens a blob and takes a lease on it. An eviction that has its lock is waited for, and it turns out whether the
-    /// blob was left.
+    /// Opens a blob and takes a lease on it. If an eviction holds the lock, this waits until the blob is left or gone.
     ///
     /// # Errors
-    /// It is not there, or was evicted.
+    /// It does not exist, or was evicted.
     fn lease_blob(&self, sha256: &str, name: &str) -> io::Result<(File, PathBuf)> {
         let dir = self.blob_dir(sha256)?;
         let file = dir.open_file(name)?;
         let began = clock::since_boot();
         while !try_lock_shared(&file)? {
-            if clock::since_boot().saturating_sub(began) > LEASE_PATIENCE {
-                // Every user can lock what every user can read, and must not be able to take the cache from others.
-                tracing::warn!(path = %dir.path().display(), "a process keeps its lock: used without a lease");
+            if clock::since_boot().saturating_sub(began) > LEASE_TIMEOUT {
+                // Any user can lock a file that it can read, and must not be able to block the cache for others.
+                tracing::warn!(path = %dir.path().display(), "another process holds the lock of a blob; using it without a lease");
                 break;
             }
-            std::thread::sleep(LEASE_POLL);
+            std::thread::sleep(LEASE_POLL_INTERVAL);
         }
         if !dir.is_at(&file, name)? {
             return Err(io::ErrorKind::NotFound.into());
@@ -322,8 +301,8 @@ impl CacheShare {
         self.dir.child("blobs")?.child(&sha256[..2])?.child(sha256)
     }
 
-    /// Marks a blob as used now: what eviction goes by. The mark is the time of its folder, because the times of the
-    /// file are its stamp.
+    /// Marks a blob as used now, for eviction: in the mtime of its directory, because the file's times are part of its
+    /// stamp.
     fn touch(&self, sha256: &str) {
         let now = TimeSpec::UTIME_NOW;
         if let Ok(shelf) = self
@@ -331,17 +310,13 @@ impl CacheShare {
             .child("blobs")
             .and_then(|blobs| blobs.child(&sha256[..2]))
         {
-            // A missed mark costs at most an early eviction.
+            // A missed mark causes at most an early eviction.
             let _ = utimensat(&shelf, sha256, &now, &now, UtimensatFlags::NoFollowSymlink);
         }
     }
 
-    /// Writes the index entry of a source.
-    ///
-    /// # Errors
-    /// As [`Dir::write_atomic`].
-    pub fn write_entry(&self, key: &str, entry: &IndexEntry) -> io::Result<()> {
-        self.shelf("index", key)?.write_atomic(
+    pub(crate) fn write_entry(&self, key: &str, entry: &IndexEntry) -> io::Result<()> {
+        self.prefix_dir("index", key)?.write_atomic(
             key,
             &serde_json::to_vec(entry)?,
             0o644,
@@ -349,14 +324,13 @@ impl CacheShare {
         )
     }
 
-    /// Moves the verified file `name` of `from` in as a blob and enters it in the index. `file` is that file, open for
-    /// reading only, as nobody may have it open for writing any more: the kernel does not execute such a file.
-    /// The entry's stamp is set here, because moving changes it, and whether it is a pex. `file` holds the lease from
-    /// before anything can find the blob.
+    /// Moves the verified file `name` of `from` into `blobs` and writes the index entry. `file` is that file, open
+    /// read-only: the kernel does not execute a file that is open for writing. Sets the entry's stamp, because the move
+    /// changes it, and whether it is a pex. `file` holds the lease before the blob can be found.
     ///
     /// # Errors
-    /// As fsync(2), renameat(2) and [`Dir::write_atomic`]. Nothing unverified becomes visible at any moment.
-    pub fn publish(
+    /// As fsync(2), renameat(2) and [`Dir::write_atomic`]. Unverified bytes are never visible under `blobs`.
+    pub(crate) fn publish(
         &self,
         from: &Dir,
         name: &str,
@@ -364,7 +338,7 @@ impl CacheShare {
         key: &str,
         entry: &mut IndexEntry,
     ) -> io::Result<PathBuf> {
-        // What was verified is the open file; what is moved goes by its name.
+        // The open file was verified; the rename goes by name.
         if !from.is_at(file, name)? {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -377,7 +351,7 @@ impl CacheShare {
             let dir = shelf.create_child(&entry.sha256, 0o755)?;
             match from.rename(name, &dir, &entry.name) {
                 Ok(()) => break dir,
-                // The folder was evicted between its making and the rename.
+                // The directory was evicted between its creation and the rename.
                 Err(error)
                     if error.kind() == io::ErrorKind::NotFound && from.is_at(file, name)? => {}
                 Err(error) => return Err(error),
@@ -385,7 +359,7 @@ impl CacheShare {
         };
         let entered = self.enter([&dir, &shelf, &blobs], file, key, entry);
         if entered.is_err() {
-            // Its caller gives the space back that it has, so that it must not stay.
+            // The caller releases the reserved space, so the blob must not stay.
             file.unlock()?;
             let _ = super::eviction::remove_blob(
                 self,
@@ -397,7 +371,7 @@ impl CacheShare {
         entered.map(|()| dir.path().join(&entry.name))
     }
 
-    /// Enters a blob that has just been moved in. The directories are its own and those above it.
+    /// Writes the entry of a blob that was just moved in. `dirs` are its directory and those above it.
     fn enter(
         &self,
         dirs: [&Dir; 3],
@@ -406,7 +380,7 @@ impl CacheShare {
         entry: &mut IndexEntry,
     ) -> io::Result<()> {
         let [dir, ..] = dirs;
-        // The same content under another name becomes the same file: one copy on disk, one lock for both.
+        // The same content under another name becomes a link to the same file: one copy on disk, one lock for both.
         for other in dir.entries()? {
             let (other, _) = other?;
             if other != OsStr::new(&entry.name) {
@@ -424,38 +398,31 @@ impl CacheShare {
         self.write_entry(key, entry)
     }
 
-    /// Puts a blob that is not what its name says where nobody uses it, and forgets its source.
-    ///
-    /// # Errors
-    /// As renameat(2). In somebody else's part nothing is done.
-    pub fn quarantine(&self, key: &str, entry: &IndexEntry) -> io::Result<()> {
+    /// Moves a corrupt blob out of `blobs`, and removes the index entry. In another user's share nothing is done.
+    pub(crate) fn quarantine(&self, key: &str, entry: &IndexEntry) -> io::Result<()> {
         if self.own {
             let dir = self.blob_dir(&entry.sha256)?;
             let corrupt = dir.stat(&entry.name)?.st_ino;
             dir.rename(
                 &entry.name,
-                &self.records("partial")?,
+                &self.record_dir("partial")?,
                 format!("{}.bad", entry.sha256),
             )?;
-            // The other names of the same file are as corrupt. rename(2) between two names of one file leaves both, so
-            // that they would stay, and count twice.
+            // Other names of the same file are corrupt too. rename(2) between two links of one file does nothing, so
+            // the other name would stay and count twice.
             for other in dir.entries()? {
                 let (other, _) = other?;
                 if (dir.stat(&other)).is_ok_and(|found| found.st_ino == corrupt) {
                     existing(dir.remove_file(&other))?;
                 }
             }
-            self.forget(key)?;
+            self.remove_entry(key)?;
         }
         Ok(())
     }
 
-    /// Removes the index entry of a source.
-    ///
-    /// # Errors
-    /// As unlinkat(2).
-    pub fn forget(&self, key: &str) -> io::Result<()> {
-        self.shelf("index", key)?.remove_file(key)
+    pub(crate) fn remove_entry(&self, key: &str) -> io::Result<()> {
+        self.prefix_dir("index", key)?.remove_file(key)
     }
 }
 

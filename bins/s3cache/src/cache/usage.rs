@@ -1,4 +1,4 @@
-//! How much a share holds, kind by kind. The kinds add up to what `du -sb` says of its directory.
+//! The disk usage of a share by kind. The sum is that of `du -sb`.
 
 use std::collections::HashSet;
 use std::io;
@@ -6,44 +6,38 @@ use std::io;
 use hostkit::dir::Dir;
 
 use super::eviction::PartialKind;
-use super::gc::{DEPTH, pex_root_bytes};
+use super::gc::{MAX_DEPTH, pex_root_bytes};
 use super::share::CacheShare;
 use super::space;
 
-/// A number of files and their length.
+/// The number of files and their total length.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileTotal {
-    /// How many.
     pub count: u64,
-    /// Their length (bytes).
+    /// Their total length (bytes).
     pub bytes: u64,
 }
 
-/// What a share holds.
+/// The disk usage of a share.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ShareUsage {
-    /// Blobs.
     pub artifacts: FileTotal,
     /// Partial downloads and their records.
-    pub arriving: FileTotal,
-    /// Blobs that turned out corrupt and were put aside.
+    pub partial_downloads: FileTotal,
+    /// Quarantined blobs.
     pub quarantined: FileTotal,
-    /// What leaders that failed left for those who waited.
+    /// Records of failed leaders.
     pub failures: FileTotal,
-    /// Files of unpacked pexes (bytes); `None` when they cannot be read, as those of another user.
+    /// Unpacked pexes (bytes); `None` when another user's cannot be read.
     pub unpacked: Option<u64>,
-    /// Directories, index and locks (bytes); they do not count toward `max-size`.
+    /// Directories, index and locks (bytes), which do not count toward `max-size`.
     pub other: u64,
 }
 
 impl ShareUsage {
-    /// Reads the whole share.
-    ///
-    /// # Errors
-    /// The disk fails.
     pub(crate) fn of(share: &CacheShare) -> io::Result<Self> {
         let mut usage = Self::default();
-        if let Some(partial) = share.existing_records("partial")? {
+        if let Some(partial) = share.existing_record_dir("partial")? {
             usage.count_partials(&partial)?;
         }
         for blob in space::blobs(share)? {
@@ -66,7 +60,7 @@ impl ShareUsage {
                 continue;
             }
             let amount = match PartialKind::of(&name.to_string_lossy()) {
-                PartialKind::Arriving => &mut self.arriving,
+                PartialKind::Download => &mut self.partial_downloads,
                 PartialKind::Quarantined => &mut self.quarantined,
                 PartialKind::FailureRecord => &mut self.failures,
             };
@@ -76,29 +70,28 @@ impl ShareUsage {
         Ok(())
     }
 
-    /// What counts toward `max-size` (bytes), without what cannot be read.
+    /// Readable bytes that count toward `max-size`.
     #[must_use]
     pub(crate) fn held(&self) -> u64 {
         self.artifacts.bytes
-            + self.arriving.bytes
+            + self.partial_downloads.bytes
             + self.quarantined.bytes
             + self.failures.bytes
             + self.unpacked.unwrap_or(0)
     }
 
-    /// All of it (bytes), without what cannot be read.
+    /// All readable bytes.
     #[must_use]
     pub(crate) fn total(&self) -> u64 {
         self.held() + self.other
     }
 }
 
-/// Bytes of a directory and all below it, as `du -sb` counts: each file once, directories too. What cannot be read
-/// counts nothing.
+/// Bytes of a directory and all below it, as `du -sb` counts: each file once, directories included.
 fn whole(dir: &Dir, depth: usize, seen: &mut HashSet<u64>) -> u64 {
     let size = |size: i64| u64::try_from(size).unwrap_or(0);
     let mut bytes = dir.metadata().map_or(0, |found| size(found.st_size));
-    if depth > DEPTH {
+    if depth > MAX_DEPTH {
         return bytes;
     }
     for (name, is_dir) in dir.entries().into_iter().flatten().flatten() {

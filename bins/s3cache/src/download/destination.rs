@@ -1,5 +1,5 @@
-//! Where a download's bytes go: into a share of the cache, with room reserved and what earlier processes left taken
-//! over, or straight to their destination. Owns the opening of that file, not what is written to it.
+//! Where the bytes of a download go: to a share of the cache, with room reserved and interrupted downloads continued,
+//! or straight to the target.
 
 use std::fs::File;
 use std::io;
@@ -11,12 +11,11 @@ use super::AttemptError;
 use crate::cache::partial_download::{self, FinishedPart, PartialDownload, PartialHeader};
 use crate::cache::space::{self, SpaceLimits};
 use crate::cache::{CacheShare, HostCache};
-use crate::single_flight::TURNS;
+use crate::single_flight::MAX_TURNS;
 use crate::sink::{self, DownloadFile, PartLayout};
 use crate::store::{ObjectMeta, StoreError, StoreErrorKind};
 use crate::transfer;
 
-/// What an attempt downloads to.
 pub(super) enum DownloadDestination<'a> {
     Cache {
         share: &'a CacheShare,
@@ -29,7 +28,7 @@ pub(super) enum DownloadDestination<'a> {
 }
 
 impl DownloadDestination<'_> {
-    /// Opens the file to download to, with room reserved and what is left of earlier attempts taken over.
+    /// Opens the file to download to, reserves room, and takes over the parts of interrupted downloads.
     pub(super) fn open(
         &self,
         shape: PartLayout,
@@ -51,10 +50,10 @@ impl DownloadDestination<'_> {
             } => (*share, *cache, *key, *turn),
         };
         let failed = |error: io::Error| out_of_room(share, error);
-        let dir = share.records("partial").map_err(failed)?;
+        let dir = share.record_dir("partial").map_err(failed)?;
         let header = resumable.and_then(|meta| sink::header(shape, meta.strong_etag()?, max_rate));
         let size = shape.size.unwrap_or(0);
-        // We hold the lock of this turn: what lies there was left by a process that is gone.
+        // This process holds the lock of the turn: files of that turn were left by a dead process.
         let left = header
             .as_ref()
             .and_then(|header| PartialDownload::take_over(&dir, key, turn, header, shape.crc));
@@ -78,14 +77,16 @@ impl DownloadDestination<'_> {
         };
         if let Some(header) = &header {
             partial
-                .begin(header)
+                .write_header(header)
                 .map_err(|error| out_of_room(share, error))?;
-            let others = cache.shares().filter(|other| other.own || cache.mutual);
-            for (other, at) in others.flat_map(|other| (0..TURNS).map(move |at| (other, at))) {
+            let others = cache
+                .shares()
+                .filter(|other| other.own || cache.mutual_trust);
+            for (other, at) in others.flat_map(|other| (0..MAX_TURNS).map(move |at| (other, at))) {
                 if (other.own && at == turn) || done.len() as u64 == header.parts() {
                     continue;
                 }
-                let Ok(dir) = other.records("partial") else {
+                let Ok(dir) = other.record_dir("partial") else {
                     continue;
                 };
                 let known = done.clone();
@@ -120,21 +121,20 @@ impl DownloadDestination<'_> {
         ))
     }
 
-    /// What an earlier process left of this artifact, cut as this one would: of which object, and the first part that is
-    /// missing.
-    pub(super) fn left(&self, settled: Option<u64>) -> Option<(PartialHeader, u64)> {
+    /// The header of an interrupted download of this artifact with the same part size, and its first missing part.
+    pub(super) fn find_resumable(&self, configured: Option<u64>) -> Option<(PartialHeader, u64)> {
         let Self::Cache {
             share, key, turn, ..
         } = self
         else {
             return None;
         };
-        let dir = share.records("partial").ok()?;
-        std::iter::once(*turn).chain(0..TURNS).find_map(|turn| {
+        let dir = share.record_dir("partial").ok()?;
+        std::iter::once(*turn).chain(0..MAX_TURNS).find_map(|turn| {
             let record = partial_download::read_record(&dir, key, turn).ok()?;
-            let header = record
-                .header
-                .filter(|header| header.part_size == transfer::part_size(header.size, settled))?;
+            let header = record.header.filter(|header| {
+                header.part_size == transfer::part_size(header.size, configured)
+            })?;
             let done = |part: &u64| record.done.iter().any(|done| done.part == *part);
             let missing = (0..header.parts()).find(|part| !done(part))?;
             (missing > 0).then_some((header, missing))
@@ -152,21 +152,21 @@ impl DownloadDestination<'_> {
         }
     }
 
-    /// Removes what an attempt that cannot be continued left.
-    pub(super) fn abandon(&self, reserved: u64) {
+    /// Removes a partial download that cannot be continued.
+    pub(super) fn remove_partial(&self, reserved: u64) {
         if let Self::Cache {
             share, key, turn, ..
         } = self
-            && let Ok(dir) = share.records("partial")
+            && let Ok(dir) = share.record_dir("partial")
         {
             PartialDownload::remove(&dir, key, *turn);
             let _ = space::release(share, reserved);
-            debug!("removed what cannot be continued");
+            debug!("partial download removed: it cannot be continued");
         }
     }
 }
 
-/// A share that cannot be written is gone around, like one that is full: the artifact is what matters.
+/// A share that cannot be written is bypassed like a full one: the artifact matters more than the cache.
 fn out_of_room(share: &CacheShare, error: io::Error) -> AttemptError {
     match error.kind() {
         io::ErrorKind::StorageFull => {

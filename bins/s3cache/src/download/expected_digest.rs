@@ -1,4 +1,4 @@
-//! What vouches for the bytes of a download: asked for once, before anything is published.
+//! The digest that a download must have, looked up once, before anything is published.
 
 use hostkit::{Exit, Failure};
 
@@ -8,41 +8,40 @@ use crate::store::{StoreError, StoreErrorKind};
 use crate::verification::ExpectedDigest;
 
 impl ArtifactDownload<'_> {
-    /// The digest that vouches for the artifact: the caller's, else the published sidecar's.
+    /// The required digest: the caller's, else that of the published sidecar.
     ///
     /// # Errors
-    /// The store could not say whether there is one (exit 69); it cannot be read, or is missing though it is required
-    /// (exit 65).
-    pub(crate) async fn vouched(&mut self) -> Result<Option<ExpectedDigest>, Failure> {
-        if self.vouched.is_none() {
-            let vouched = match self.sha256 {
+    /// The store cannot be reached (exit 69); the sidecar is invalid, or missing although required (exit 65).
+    pub(crate) async fn expected_digest(&mut self) -> Result<Option<ExpectedDigest>, Failure> {
+        if self.expected.is_none() {
+            let expected = match self.sha256 {
                 Some(sha256) => Some(ExpectedDigest {
                     sha256: sha256.to_owned(),
-                    by: "flag",
+                    verified_by: "flag",
                 }),
                 None => self.sidecar().await?,
             };
-            self.vouched = Some(vouched);
+            self.expected = Some(expected);
         }
-        Ok(self.vouched.clone().flatten())
+        Ok(self.expected.clone().flatten())
     }
 
     async fn sidecar(&self) -> Result<Option<ExpectedDigest>, Failure> {
         let sidecar = self.source.with_suffix(sidecar::SUFFIX);
-        let asked = sidecar::ask(&*self.store, self.source, self.name);
-        let late = StoreError::new(StoreErrorKind::Transient, "no answer in time");
+        let asked = sidecar::fetch_digest(&*self.store, self.source, self.name);
+        let late = StoreError::new(StoreErrorKind::Transient, "no response in time");
         let found = tokio::time::timeout(self.settings.stall_timeout * 2, asked)
             .await
             .unwrap_or(Err(late));
         match found.map_err(|error| error.into_failure(&sidecar))? {
             SidecarDigest::Sha256(sha256) => Ok(Some(ExpectedDigest {
                 sha256,
-                by: "sidecar",
+                verified_by: "sidecar",
             })),
             SidecarDigest::Unreadable(why) => {
                 Err(
                     Failure::new(Exit::CORRUPT, format!("{sidecar}: {why}")).remedy(format!(
-                        "publish it as `sha256sum {}` writes it, or remove it",
+                        "publish it in the format of `sha256sum {}`, or remove it",
                         self.name
                     )),
                 )
@@ -52,7 +51,7 @@ impl ArtifactDownload<'_> {
             {
                 let text = format!("artifact has no sidecar ({sidecar})");
                 Err(Failure::new(Exit::CORRUPT, text)
-                    .remedy("publish one (`s3cache put` does), or turn require-sidecar off"))
+                    .remedy("publish one (`s3cache put` does), or turn off require-sidecar"))
             }
             SidecarDigest::Absent => Ok(None),
         }

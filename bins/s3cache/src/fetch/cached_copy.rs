@@ -1,4 +1,4 @@
-//! When a cached copy is not good enough: its use finds it broken, or the sidecar that is required never vouched for it.
+//! Cached copies that are not good enough: they turn out broken when used, or lack a required sidecar.
 
 use hostkit::{Exit, Failure};
 use tracing::warn;
@@ -12,49 +12,49 @@ use crate::settings::{Freshness, Settings};
 use crate::source::ArtifactSource;
 use crate::verification;
 
-/// Fetches an artifact and uses it, within one deadline. A cached copy that its use finds broken, as one may be that an s3cache cached which
-/// verified less, is put aside, and the artifact fetched again: once. An intact one whose content is refused stays.
+/// Fetches an artifact and uses it, within one deadline. A cached copy that turns out to be broken (an earlier s3cache
+/// verified less) is quarantined and fetched again, once. An intact copy that `use_artifact` refuses stays.
 ///
 /// # Errors
-/// As [`fetch`](super::fetch) and the use.
+/// As [`fetch`](super::fetch) and `use_artifact`.
 pub(crate) fn fetch_and_use<T>(
-    want: &FetchRequest,
+    request: &FetchRequest,
     settings: &Settings,
     mut use_artifact: impl FnMut(&LocalArtifact, &Deadline) -> Result<T, Failure>,
 ) -> Result<(T, CacheResult), Failure> {
-    let deadline = settings.deadline(&want.source);
-    let (got, how) = fetch_unless(want, settings, &deadline, None)?;
-    let failure = match use_artifact(&got, &deadline) {
-        Ok(used) => return Ok((used, how)),
+    let deadline = settings.deadline(&request.source);
+    let (artifact, result) = fetch_unless(request, settings, &deadline, None)?;
+    let failure = match use_artifact(&artifact, &deadline) {
+        Ok(used) => return Ok((used, result)),
         Err(failure) => failure,
     };
-    let broken = match got {
+    let broken = match artifact {
         LocalArtifact::Cached(blob)
             if failure.exit() == Exit::CORRUPT
                 && matches!(
-                    how,
+                    result,
                     CacheResult::Hit | CacheResult::Revalidated | CacheResult::Stale
                 )
                 && settings.freshness != Freshness::Offline
-                && !is_intact(&want.source, &blob) =>
+                && !is_intact(&request.source, &blob) =>
         {
             blob.entry
         }
         _ => return Err(failure),
     };
-    warn!(source = %want.source, "{failure}: the cached copy is put aside, fetching it again");
-    let key = settings.index_key(&want.source)?;
+    warn!(source = %request.source, error = %failure, "cached copy is broken and was quarantined; fetching it again");
+    let key = settings.index_key(&request.source)?;
     if let Ok(cache) = HostCache::open(settings)
         && (cache.own.entry(&key)).is_ok_and(|entry| entry.fetch_id == broken.fetch_id)
         && let Err(error) = cache.own.quarantine(&key, &broken)
     {
-        warn!(%error, "cannot put it aside");
+        warn!(%error, "cannot quarantine the cached copy");
     }
-    let (got, how) = fetch_unless(want, settings, &deadline, Some(&broken))?;
-    Ok((use_artifact(&got, &deadline)?, how))
+    let (artifact, result) = fetch_unless(request, settings, &deadline, Some(&broken))?;
+    Ok((use_artifact(&artifact, &deadline)?, result))
 }
 
-/// Whether a cached copy passes what a fetch checks: another fetch would bring the same.
+/// Whether a cached copy passes the checks of a fetch: fetching it again would bring the same bytes.
 fn is_intact(source: &ArtifactSource, blob: &CachedBlob) -> bool {
     let (entry, file) = (&blob.entry, &blob.file);
     verification::check_archive(source, &entry.name, file).is_ok()
@@ -62,31 +62,31 @@ fn is_intact(source: &ArtifactSource, blob: &CachedBlob) -> bool {
 }
 
 impl FetchRequest {
-    /// Whether a cached copy lacks the sidecar that is required; a digest that the caller names does as well.
+    /// Whether a cached copy lacks the required sidecar. A digest that the caller names replaces the sidecar.
     pub(super) fn lacks_sidecar(&self, settings: &Settings, entry: &IndexEntry) -> bool {
         self.sha256.is_none() && settings.lacks_sidecar(entry)
     }
 }
 
-/// Compares a cached copy that lacks a required sidecar with the one that is there now, and remembers it. `Err` is the
-/// entry of a copy that differs.
-pub(super) async fn vouch(
-    ask: &FetchContext<'_>,
+/// Compares a cached copy that lacks a required sidecar with the sidecar that is published now, and records the result.
+/// `Err` is the entry of a copy that differs.
+pub(super) async fn check_sidecar(
+    context: &FetchContext<'_>,
     download: &mut ArtifactDownload<'_>,
     mut blob: CachedBlob,
 ) -> Result<Result<CachedBlob, Box<IndexEntry>>, Failure> {
-    if !ask.want.lacks_sidecar(ask.settings, &blob.entry) {
+    if !context.request.lacks_sidecar(context.settings, &blob.entry) {
         return Ok(Ok(blob));
     }
-    let vouched = download.vouched().await?;
-    match vouched.filter(|vouched| vouched.sha256 == blob.entry.sha256) {
-        Some(vouched) => {
-            blob.entry.vouched = Some(vouched.by.to_owned());
-            if let Some(own) = ask.cache.ok().map(|cache| &cache.own)
-                && (own.entry(ask.key)).is_ok_and(|entry| entry.fetch_id == blob.entry.fetch_id)
+    let expected = download.expected_digest().await?;
+    match expected.filter(|expected| expected.sha256 == blob.entry.sha256) {
+        Some(expected) => {
+            blob.entry.verified_by = Some(expected.verified_by.to_owned());
+            if let Some(own) = context.cache.ok().map(|cache| &cache.own)
+                && (own.entry(context.key)).is_ok_and(|entry| entry.fetch_id == blob.entry.fetch_id)
             {
-                // Without it the next run asks again, and that is all.
-                let _ = own.write_entry(ask.key, &blob.entry);
+                // Without this record the next run only compares again.
+                let _ = own.write_entry(context.key, &blob.entry);
             }
             Ok(Ok(blob))
         }

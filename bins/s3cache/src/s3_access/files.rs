@@ -1,4 +1,4 @@
-//! The two configuration files of the AWS tools: read once, for our resolver and for the SDK.
+//! The two configuration files of the AWS tools: read once, for s3cache and for the SDK.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -17,16 +17,14 @@ use crate::environment::EnvironmentVariables;
 /// The longest file that is read (bytes).
 const FILE_LIMIT: u64 = 1 << 20;
 
-/// An AWS configuration file and its text, which is empty when there is no such file.
+/// An AWS configuration file and its text, which is empty when the file does not exist.
 #[derive(Debug, Clone, Default)]
 pub struct ProfileFile {
-    /// Where it is.
     pub path: PathBuf,
-    /// What it says. May hold secret keys.
+    /// May contain secret keys.
     pub text: String,
 }
 
-/// The two files of the AWS tools.
 #[derive(Debug, Clone, Default)]
 pub struct ProfileFiles {
     /// `~/.aws/config`.
@@ -36,10 +34,10 @@ pub struct ProfileFiles {
 }
 
 impl ProfileFiles {
-    /// Reads both from where the environment says.
+    /// Reads both files.
     ///
     /// # Errors
-    /// One that the environment names cannot be read, or one is not a text (exit 78).
+    /// A file that a variable names cannot be read, or one is not UTF-8 (exit 78).
     pub fn read(env: &EnvironmentVariables) -> Result<Self, Failure> {
         Ok(Self {
             config: read(env, "AWS_CONFIG_FILE", "~/.aws/config")?,
@@ -56,7 +54,7 @@ impl ProfileFiles {
             .build()
     }
 
-    /// Parses both with the SDK's own parser. Their paths are only for its errors.
+    /// Parses both with the SDK's own parser. The paths are only for its errors.
     pub(super) fn parse(&self, profile: &str) -> Result<ProfileSet, Failure> {
         let (config, credentials) = (&self.config, &self.credentials);
         let files = EnvConfigFiles::builder()
@@ -69,14 +67,17 @@ impl ProfileFiles {
         });
         let (fs, env) = (Fs::from_raw_map(texts.into()), Env::from(HashMap::new()));
         let loading = aws_config::profile::load(&fs, &env, &files, Some(profile.to_owned().into()));
-        // Nothing in it waits: the texts are in memory.
+        // It is ready at once: the texts are in memory.
         match pin!(loading).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(parsed) => parsed.map_err(|error| {
                 Failure::new(Exit::CONFIG, "cannot parse the AWS configuration files")
                     .remedy("correct the line, or name another file with AWS_CONFIG_FILE")
                     .because(error)
             }),
-            Poll::Pending => Err(Failure::new(Exit::FAILED, "the AWS configuration is late")),
+            Poll::Pending => Err(Failure::new(
+                Exit::FAILED,
+                "the AWS configuration was not parsed at once",
+            )),
         }
     }
 }
@@ -94,9 +95,9 @@ fn read(env: &EnvironmentVariables, variable: &str, default: &str) -> Result<Pro
     let text = match hostkit::file::read(&path, FILE_LIMIT) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        // The home of another user: its settings are not those of this one.
+        // The home directory of another user.
         Err(error) if named.is_none() && error.kind() == ErrorKind::PermissionDenied => {
-            tracing::warn!(path = %path.display(), "cannot read the AWS configuration file: going on without it");
+            tracing::warn!(path = %path.display(), "cannot read the AWS configuration file; continuing without it");
             Vec::new()
         }
         Err(error) => return Err(unreadable(error)),
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_cannot_be_read_or_parsed_are_named() {
+    fn unreadable_or_invalid_file_is_named() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("config");
         let read = |variable: &str, path: &Path| {

@@ -1,4 +1,4 @@
-//! What a sink makes of bytes in any order.
+//! The sink with bytes in any order.
 
 use super::*;
 use proptest::prelude::*;
@@ -11,8 +11,8 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-/// Sends the object in pieces of `piece` bytes, the parts in the order given, interleaved two by two. The parts that
-/// are not in it were left in the file by an earlier process.
+/// Sends the object in pieces of `piece` bytes, the parts in the given order, interleaved two by two. Parts that are
+/// not in `order` are already in the file.
 fn sink_all(
     object: &[u8],
     part_size: u64,
@@ -53,7 +53,7 @@ fn sink_all(
                 for (at, part) in at.iter_mut().zip(pair) {
                     let end = range(*part).1.min(*at + piece);
                     if *at < end {
-                        sink.piece(*at as u64, Bytes::copy_from_slice(&object[*at..end]))
+                        sink.send_piece(*at as u64, Bytes::copy_from_slice(&object[*at..end]))
                             .await
                             .unwrap();
                         *at = end;
@@ -61,7 +61,7 @@ fn sink_all(
                 }
             }
             for part in pair {
-                sink.finished(*part).await.unwrap();
+                sink.finish_part(*part).await.unwrap();
             }
         }
     });
@@ -91,7 +91,7 @@ proptest! {
     }
 
     #[test]
-    fn archive_is_checked_in_order_whatever_the_order_of_arrival(
+    fn archive_check_does_not_depend_on_order_of_arrival(
         plain in proptest::collection::vec(any::<u8>(), 1..5000),
         part_size in 1u64..2000,
         piece in 1usize..700,
@@ -130,7 +130,7 @@ fn an_unfinished_object_has_no_digest() {
         &[],
     )
     .unwrap();
-    block_on(sink.piece(0, Bytes::from_static(b"ab"))).unwrap();
+    block_on(sink.send_piece(0, Bytes::from_static(b"ab"))).unwrap();
     drop(sink);
     assert!(thread.join().unwrap().is_err());
 }

@@ -1,5 +1,5 @@
-//! An HTTP client for the SDK that bounds every reply which is not the object. The SDK reads error bodies, listings and
-//! the replies of credential services into memory whole, however long they are.
+//! An HTTP client for the SDK that bounds every response except an object. The SDK reads error bodies, listings and the
+//! responses of credential services into memory whole.
 
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
@@ -18,35 +18,35 @@ use aws_smithy_types::config_bag::ConfigBag;
 
 use super::listing::{self, MalformedListing};
 
-/// The longest reply that is neither an object nor a listing (bytes).
+/// The longest response that is neither an object nor a listing (bytes).
 const REPLY_LIMIT: usize = 64 << 10;
 /// The longest page of a listing (bytes): 1,000 keys of 1,024 bytes, each of which may be escaped to six times that.
 const LISTING_LIMIT: usize = 8 << 20;
 
-/// A successful reply that is longer than its kind may be.
+/// A successful response that is too long for its kind.
 #[derive(Debug, thiserror::Error)]
-#[error("the reply is longer than {0} bytes")]
+#[error("the response is longer than {0} bytes")]
 pub(super) struct ReplyTooLong(usize);
 
-/// A successful reply that should be a listing and is not. The SDK takes what it can read of one to be complete.
+/// A successful response that should be a listing and is not. The SDK would return what it can parse as complete.
 #[derive(Debug, thiserror::Error)]
 #[error("no listing from {server}")]
 pub(super) struct InvalidListing {
-    /// Scheme, host and port that the request was for.
+    /// Scheme, host and port of the request.
     pub(super) server: String,
     source: MalformedListing,
 }
 
-/// A request that got no reply.
+/// A request without a response.
 #[derive(Debug, thiserror::Error)]
-#[error("no reply from {server}")]
+#[error("no response from {server}")]
 pub(super) struct NoReply {
-    /// Scheme, host and port that the request was for.
+    /// Scheme, host and port of the request.
     pub(super) server: String,
     source: BoxError,
 }
 
-/// An error of the same kind, with another one around its cause: the SDK says what happened, not where.
+/// An error of the same kind, with another one around its cause: the SDK's errors do not name the server.
 pub(super) fn wrap<E>(error: ConnectorError, around: impl FnOnce(BoxError) -> E) -> ConnectorError
 where
     E: std::error::Error + Send + Sync + 'static,
@@ -67,7 +67,7 @@ fn server_of(url: &str) -> String {
     url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/")
 }
 
-/// Wraps the SDK's client. Belongs into the configuration that credential providers inherit, too.
+/// Wraps the SDK's client. Needed in the configuration that credential providers inherit, too.
 #[derive(Debug)]
 pub(super) struct BoundedClient(pub(super) SharedHttpClient);
 
@@ -120,7 +120,7 @@ impl HttpConnector for BoundedConnector {
     }
 }
 
-/// What a successful reply holds.
+/// The content of a successful response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ExpectedReply {
     Object,
@@ -142,7 +142,7 @@ impl ExpectedReply {
         }
     }
 
-    /// How long it may be (bytes); an object has no bound.
+    /// The size limit (bytes); none for an object.
     const fn limit(self) -> Option<usize> {
         match self {
             Self::Object => None,
@@ -152,8 +152,8 @@ impl ExpectedReply {
     }
 }
 
-/// Reads a reply that is bounded. An error that is too long loses its body: the status still says what it means, and
-/// half an XML document would be tried again as a transient failure.
+/// Reads a bounded response. An error that is too long loses its body: the status is enough, and half an XML document
+/// would be retried as a transient failure.
 async fn bound(
     mut response: HttpResponse,
     expected: ExpectedReply,
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_is_scheme_host_and_port() {
+    fn server_of_url_is_scheme_host_and_port() {
         for (url, server) in [
             (
                 "http://127.0.0.1:9000/b/k?x-id=GetObject",
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn query_tells_what_reply_is_expected() {
+    fn expected_reply_depends_on_query() {
         for (uri, expected) in [
             ("http://h/b/k?x-id=GetObject", ExpectedReply::Object),
             (

@@ -1,7 +1,7 @@
 //! The store behind `file:///`: a directory, such as a mounted share or a checkout on a build machine.
 //!
 //! Every system call that touches a path runs on a thread of its own, because a network or FUSE file system may never
-//! answer: the deadlines of the runtime go on, and the process can end without that thread.
+//! return: the runtime's deadlines keep working, and the process can end without that thread.
 
 mod upload;
 
@@ -22,13 +22,13 @@ use crate::copy::is_temporary;
 use crate::source::ArtifactSource;
 use upload::{FileUpload, UploadCleanup};
 
-/// Bytes handed on at once.
+/// Bytes per piece.
 const PIECE: u64 = 256 << 10;
-/// Entries of a directory that are looked at before those found are handed on.
+/// Directory entries per page of a listing.
 const PAGE: usize = 1000;
 
-/// Files of this host. The entity tag of a file is made of its length, inode and times: a file that is replaced or
-/// written gets another one.
+/// Files of this host. A file's entity tag is made of its length, inode and ctime, so that it changes with every write
+/// or replacement.
 #[derive(Debug)]
 pub(crate) struct FileStore;
 
@@ -67,7 +67,7 @@ impl FileBody {
         if piece.is_empty() {
             return Err(StoreError::new(
                 StoreErrorKind::Transient,
-                "the file became shorter while it was read",
+                "the file was truncated while it was read",
             ));
         }
         self.at += piece.len() as u64;
@@ -76,7 +76,7 @@ impl FileBody {
 }
 
 impl Drop for FileBody {
-    /// Closing asks the file system, too (FUSE's FLUSH).
+    /// close(2) may block too (FUSE's FLUSH).
     fn drop(&mut self) {
         let file = self.file.take();
         let _ = std::thread::Builder::new().spawn(move || drop(file));
@@ -89,13 +89,13 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is being shut down, and nothing waits any more.
+            // The runtime is shutting down.
             Err(_) => std::future::pending().await,
         },
     }
 }
 
-/// Why a file of the store cannot be read. It is never our own disk, which failed.
+/// The error of reading a file of the store, which is never the local disk of the cache.
 fn unreadable(error: io::Error) -> StoreError {
     use io::ErrorKind;
     match error.kind() {
@@ -103,10 +103,10 @@ fn unreadable(error: io::Error) -> StoreError {
             StoreError::new(StoreErrorKind::Permanent, error.to_string()).remedy("name a file")
         }
         ErrorKind::InvalidData => StoreError::new(StoreErrorKind::Permanent, error.to_string())
-            .remedy("copy it to a file first, and name that one"),
-        // A name that does not fit is that of a sidecar beside a file whose name just does.
+            .remedy("copy it to a regular file first"),
+        // A name that is too long is that of the sidecar of a file whose name just fits.
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => {
-            StoreError::new(StoreErrorKind::NotFound, "there is no such file")
+            StoreError::new(StoreErrorKind::NotFound, "no such file")
         }
         ErrorKind::PermissionDenied => StoreError::new(StoreErrorKind::Denied, "permission denied")
             .remedy("make it readable for this user"),
@@ -166,7 +166,7 @@ impl ObjectStore for FileStore {
             if want.if_match.is_some() && want.if_match != meta.etag {
                 return Err(StoreError::new(
                     StoreErrorKind::Changed,
-                    "it was replaced in mid-flight",
+                    "the object was replaced during the download",
                 ));
             }
             let size = meta.size.unwrap_or(0);
@@ -224,7 +224,7 @@ impl ObjectStore for FileStore {
     ) -> LocalBoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let (parent, start) = split(prefix)?;
-            // A directory may be on a server that does not answer, and its end may never come: a thread reads it.
+            // The directory may be on a server that does not answer, or have no end: a thread reads it.
             let (pages, mut received) = tokio::sync::mpsc::channel(1);
             tokio::task::spawn_blocking(move || read_pages(&parent, &start, &pages));
             while let Some(page) = received.recv().await {
@@ -241,7 +241,7 @@ impl ObjectStore for FileStore {
 
 type ListingPage = Result<Vec<ListedObject>, StoreError>;
 
-/// Sends the files of a directory whose name begins with `start`, until nothing receives them any more.
+/// Sends the files of a directory whose name starts with `start`, until the receiver is dropped.
 fn read_pages(directory: &Path, start: &str, pages: &tokio::sync::mpsc::Sender<ListingPage>) {
     let mut entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -265,7 +265,7 @@ fn read_pages(directory: &Path, start: &str, pages: &tokio::sync::mpsc::Sender<L
     }
 }
 
-/// The file of a directory entry; `None` when it is not one, is called otherwise, is not published yet, or is gone by now.
+/// The listed object of a directory entry; `None` when it does not match, is not published yet, or is gone by now.
 fn listed(entry: io::Result<DirEntry>, start: &str) -> io::Result<Option<ListedObject>> {
     let entry = entry?;
     let name = entry.file_name().to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! The store behind `http://` and `https://`: any server that speaks ranges and entity tags (RFC 9110).
+//! The store behind `http://` and `https://`: any server with ranges and entity tags (RFC 9110).
 //!
 //! Proxies come from the environment, credentials from `~/.netrc`, certificates from flags.
 
@@ -22,22 +22,21 @@ use super::proxy::{InvalidProxy, ProxyRules, ProxyServer};
 use super::resolver::{SystemResolver, UnresolvedHost};
 use super::{
     GetRequest, GetResponse, HeadResponse, ListingVisitor, LocalBoxFuture, ObjectMeta, ObjectStore,
-    ResponseBody, StoreError, StoreErrorKind, cause_of, of_status,
+    ResponseBody, StoreError, StoreErrorKind, cause_of, from_status,
 };
 use crate::environment::EnvironmentVariables;
 use crate::named_file::NamedFile;
 use crate::settings::StoreAccess;
 use crate::source::ArtifactSource;
 
-/// How long a connection may take to come up, TLS included.
+/// TCP and TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Redirects followed.
+/// The most redirects.
 const REDIRECTS: usize = 5;
 
-/// What to do about a file that is not one of certificates or keys.
+/// The remedy for an invalid file of certificates or keys.
 const PEM: &str = "name a file of certificates or a key in PEM format";
 
-/// An HTTP client with its connections.
 #[derive(Debug)]
 pub(super) struct HttpStore {
     client: reqwest::Client,
@@ -46,7 +45,7 @@ pub(super) struct HttpStore {
 }
 
 impl HttpStore {
-    /// A client that trusts and presents the certificates of `access`.
+    /// A client with the certificates of `access`.
     ///
     /// # Errors
     /// A certificate file cannot be read or used (exit 78).
@@ -64,7 +63,7 @@ impl HttpStore {
             .redirect(redirect::Policy::custom(follow))
             .referer(false)
             .build()
-            .map_err(|error| Failure::new(Exit::CONFIG, "cannot set up https").because(error))?;
+            .map_err(|error| Failure::new(Exit::CONFIG, "cannot configure https").because(error))?;
         Ok(Self {
             client,
             proxies,
@@ -106,17 +105,17 @@ impl HttpStore {
             _ => "",
         };
         let response = request.send().await.map_err(|error| {
-            // After a redirect it is another host's.
+            // After a redirect the request goes to another host.
             let proxy = error
                 .url()
                 .and_then(|url| self.proxies.proxy_for(url).ok()?);
-            explain(error, host, proxy)
+            map_error(error, host, proxy)
         })?;
         let status = response.status();
         if status.is_success() || status == StatusCode::NOT_MODIFIED {
             return Ok(response);
         }
-        let mut error = of_status(
+        let mut error = from_status(
             status.as_u16(),
             text(response.headers(), header::RETRY_AFTER),
         );
@@ -126,17 +125,17 @@ impl HttpStore {
             ));
         } else if status.is_redirection() {
             error = error.remedy(if response.headers().contains_key(header::LOCATION) {
-                "it redirects from https to http, or without end; name the final https URL"
+                "name the final https URL: the server redirects to http, or in a loop"
             } else {
-                "it redirects without naming a place (Location); name the final URL"
+                "name the final URL: the redirect has no Location"
             });
         }
         Err(error)
     }
 }
 
-/// Statuses by which a server refuses HEAD where it may allow GET: a presigned URL is signed for one method, and some
-/// servers know only one.
+/// Statuses by which a server rejects HEAD where it may allow GET: a presigned URL is signed for one method, and some
+/// servers implement only one.
 const HEAD_REFUSED: [u16; 4] = [401, 403, 405, 501];
 
 impl HttpStore {
@@ -158,7 +157,7 @@ impl HttpStore {
             Ok(request)
         };
         match self.send(request(range).await?, source).await {
-            // An empty object has no first byte to ask for (RFC 9110 section 15.5.17).
+            // An empty object has no first byte (RFC 9110 section 15.5.17).
             Err(error)
                 if range.is_some_and(|(first, _)| first == 0) && error.status == Some(416) =>
             {
@@ -168,7 +167,7 @@ impl HttpStore {
         }
     }
 
-    /// Asks by HEAD, and by a GET of one byte where HEAD is refused.
+    /// The object's properties by HEAD, or by a GET of one byte where HEAD is rejected.
     async fn properties(
         &self,
         source: &ArtifactSource,
@@ -192,7 +191,7 @@ impl HttpStore {
     }
 }
 
-/// Whether a reply holds only a range of the object, from which byte on, and what it says of the whole object.
+/// Whether a response has only a range of the object, its first byte, and the object's properties.
 fn extent(response: &reqwest::Response) -> Result<(bool, u64, ObjectMeta), StoreError> {
     let mut meta = meta(response.headers());
     if response.status() != StatusCode::PARTIAL_CONTENT {
@@ -203,7 +202,7 @@ fn extent(response: &reqwest::Response) -> Result<(bool, u64, ObjectMeta), Store
         .ok_or_else(|| {
             StoreError::new(
                 StoreErrorKind::Permanent,
-                "the server sent a range without saying which",
+                "the server sent a range without Content-Range",
             )
         })?;
     meta.size = total;
@@ -240,7 +239,7 @@ impl ObjectStore for HttpStore {
                 return Ok(HeadResponse::NotModified);
             }
             let (_, _, meta) = extent(&response)?;
-            // Some servers ignore If-None-Match; the tag itself says the same.
+            // Some servers ignore If-None-Match; compare the tag.
             let same = unless.is_some() && unless == meta.etag.as_deref();
             Ok(if same {
                 HeadResponse::NotModified
@@ -260,9 +259,9 @@ impl ObjectStore for HttpStore {
         Box::pin(async {
             Err(StoreError::new(
                 StoreErrorKind::Permanent,
-                "artifacts are not published over http",
+                "publishing over http is not supported",
             )
-            .remedy("put to s3:// or file:///"))
+            .remedy("publish to s3:// or file:///"))
         })
     }
 
@@ -272,11 +271,10 @@ impl ObjectStore for HttpStore {
         _: ListingVisitor<'a>,
     ) -> LocalBoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async {
-            Err(StoreError::new(
-                StoreErrorKind::Permanent,
-                "a web server does not list what it has",
+            Err(
+                StoreError::new(StoreErrorKind::Permanent, "a web server has no listing")
+                    .remedy("only s3:// and file:/// can be listed"),
             )
-            .remedy("only s3:// and file:/// can be listed"))
         })
     }
 }
@@ -314,7 +312,7 @@ fn tls(access: &StoreAccess) -> Result<rustls::ClientConfig, Failure> {
     config.map_err(|error| chain.unusable(PEM, error))
 }
 
-/// Makes sure that the file of certificates which the environment names in place of the system's can be read.
+/// Checks that the certificate file of `SSL_CERT_FILE` can be read.
 ///
 /// # Errors
 /// It is not a regular file, or too long (exit 78).
@@ -325,7 +323,7 @@ pub(super) fn check_system_authorities() -> Result<(), Failure> {
     }
 }
 
-/// The certificate authorities of a file, and the text of the file.
+/// The certificate authorities of a file, and its text.
 ///
 /// # Errors
 /// It cannot be read, or is not a file of certificates (exit 78).
@@ -335,12 +333,12 @@ pub(super) fn authorities(file: &NamedFile) -> Result<(RootCertStore, Vec<u8>), 
     Ok((roots, pem))
 }
 
-/// The header of a login (RFC 7617). Its bytes are sent as they stand in the file.
+/// The Authorization header of a login (RFC 7617), with the bytes of the file.
 fn basic(login: &NetrcLogin) -> Result<HeaderValue, StoreError> {
     let pair = [login.name.as_slice(), b":", login.password.as_slice()].concat();
     let mut value =
         HeaderValue::try_from(format!("Basic {}", base64::encode(pair))).map_err(|error| {
-            StoreError::new(StoreErrorKind::Permanent, "the login cannot be sent").because(error)
+            StoreError::new(StoreErrorKind::Permanent, "invalid login in ~/.netrc").because(error)
         })?;
     value.set_sensitive(true);
     Ok(value)
@@ -353,7 +351,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
 fn meta(headers: &HeaderMap) -> ObjectMeta {
     ObjectMeta {
         size: text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
-        // What does not fit on one line of a state file is no entity tag worth keeping.
+        // An entity tag that does not fit on one line cannot be recorded.
         etag: text(headers, header::ETAG)
             .filter(|tag| tag.len() <= 1024)
             .map(str::to_owned),
@@ -363,7 +361,7 @@ fn meta(headers: &HeaderMap) -> ObjectMeta {
     }
 }
 
-/// `bytes 0-99/1234` or `bytes 0-99/*` (RFC 9110 section 14.4): where it starts, and the whole length.
+/// The offset and the total length of `bytes 0-99/1234` or `bytes 0-99/*` (RFC 9110 section 14.4).
 fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
@@ -376,15 +374,15 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     (first <= last && total.is_none_or(|total| last < total)).then_some((first, total))
 }
 
-/// Names what a reader of reqwest's error would have to guess.
-pub(super) fn explain(
+/// Maps reqwest's errors to causes and remedies.
+pub(super) fn map_error(
     error: reqwest::Error,
     host: &str,
     proxy: Option<&ProxyServer>,
 ) -> StoreError {
     let error = error.without_url();
     let explained = match cause_of::<rustls::Error>(&error) {
-        Some(error) => explain_tls(error, host),
+        Some(error) => map_tls_error(error, host),
         None if error.is_connect()
             && let Some(proxy) = proxy =>
         {
@@ -396,17 +394,17 @@ pub(super) fn explain(
         }
         None if error.is_connect() => StoreError::new(StoreErrorKind::Transient, "cannot connect"),
         None if error.is_timeout() => {
-            StoreError::new(StoreErrorKind::Transient, "no answer in time")
+            StoreError::new(StoreErrorKind::Transient, "no response in time")
         }
         None if error.is_builder() || error.is_redirect() => {
-            StoreError::new(StoreErrorKind::Permanent, "the request cannot be made")
+            StoreError::new(StoreErrorKind::Permanent, "cannot create the request")
         }
-        None => StoreError::new(StoreErrorKind::Transient, "the connection broke"),
+        None => StoreError::new(StoreErrorKind::Transient, "the connection was lost"),
     };
     explained.because(error)
 }
 
-pub(super) fn explain_tls(error: &rustls::Error, host: &str) -> StoreError {
+pub(super) fn map_tls_error(error: &rustls::Error, host: &str) -> StoreError {
     use rustls::{AlertDescription, CertificateError as Certificate, Error as Tls};
     let fatal = |message: &str, remedy: &str| {
         StoreError::new(StoreErrorKind::Permanent, message).remedy(remedy)
@@ -414,7 +412,7 @@ pub(super) fn explain_tls(error: &rustls::Error, host: &str) -> StoreError {
     match error {
         Tls::InvalidCertificate(Certificate::UnknownIssuer) => fatal(
             "the server's certificate is signed by an unknown authority",
-            "give that authority's certificate with --ca-file",
+            "pass the authority's certificate with --ca-file",
         ),
         Tls::InvalidCertificate(
             Certificate::Expired
@@ -429,9 +427,9 @@ pub(super) fn explain_tls(error: &rustls::Error, host: &str) -> StoreError {
             Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
         ) => fatal(
             &format!("the server's certificate is not for {host}"),
-            "use the name the certificate is for",
+            "use a host name of the certificate",
         ),
-        // The verifier has a name for it that TLS has not.
+        // The verifier's own name for a cause that TLS has none for.
         Tls::InvalidCertificate(Certificate::Other(other))
             if cause_of(other) == Some(&webpki::Error::CaUsedAsEndEntity) =>
         {
@@ -441,8 +439,8 @@ pub(super) fn explain_tls(error: &rustls::Error, host: &str) -> StoreError {
             )
         }
         Tls::AlertReceived(AlertDescription::CertificateRequired) => fatal(
-            "the server wants a client certificate",
-            "give one with --client-cert and --client-key",
+            "the server requires a client certificate",
+            "pass one with --client-cert and --client-key",
         ),
         Tls::AlertReceived(
             AlertDescription::UnknownCA
@@ -452,12 +450,12 @@ pub(super) fn explain_tls(error: &rustls::Error, host: &str) -> StoreError {
             | AlertDescription::DecryptError
             | AlertDescription::AccessDenied,
         ) => fatal(
-            "the server refuses the client certificate",
-            "give one that it trusts with --client-cert and --client-key",
+            "the server rejects the client certificate",
+            "pass one that it trusts with --client-cert and --client-key",
         ),
         _ => fatal(
             "TLS with the server failed",
-            "check that the port speaks TLS and its certificate is in order",
+            "check that the port serves TLS with a valid certificate",
         ),
     }
 }
@@ -467,7 +465,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_ranges() {
+    fn content_range_is_parsed() {
         for (text, expected) in [
             ("bytes 0-99/1234", Some((0, Some(1234)))),
             ("bytes 100-199/*", Some((100, None))),
@@ -483,7 +481,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_content_range_that_is_believed_lies_within_the_object(text in "(bytes )?[0-9]{0,21}-?[0-9]{0,21}/?[0-9*]{0,21}\\PC{0,3}") {
+        fn accepted_content_range_is_within_object(text in "(bytes )?[0-9]{0,21}-?[0-9]{0,21}/?[0-9*]{0,21}\\PC{0,3}") {
             if let Some((first, Some(total))) = content_range(&text) {
                 proptest::prop_assert!(first < total);
             }
@@ -491,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_file_without_a_certificate_is_named() {
+    fn ca_file_without_certificate_is_named() {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("ca.pem");
         std::fs::write(&file, "not a certificate").unwrap();

@@ -1,18 +1,19 @@
-//! Whether a reply is a whole listing of S3, and whether the listing has an end. The SDK skips what it cannot read of one, such as its second half.
+//! Checks that a response is a complete listing of S3, and that a listing ends. The SDK skips what it cannot parse,
+//! such as a missing second half.
 
 use xmlparser::{ElementEnd, Token, Tokenizer};
 
-/// How deep its elements may nest. Those of S3 do three deep.
+/// The limit of nested elements. S3 nests three deep.
 const DEPTH_LIMIT: usize = 16;
 
-/// Why a reply is not a listing.
+/// Why a response is not a listing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MalformedListing {
     #[error("it is not UTF-8")]
     Encoding(#[from] std::str::Utf8Error),
     #[error("it is not XML")]
     Syntax(#[from] xmlparser::Error),
-    #[error("its elements do not match one another")]
+    #[error("its elements are not balanced")]
     Nesting,
     #[error("it is not a ListBucketResult")]
     Root,
@@ -56,8 +57,8 @@ pub(super) fn check(reply: &[u8]) -> Result<(), MalformedListing> {
     }
 }
 
-/// Finds out that the tokens of a listing come round again, however long the round is, by remembering one of them: each
-/// that is remembered is compared with twice as many as the one before (Brent's algorithm).
+/// Detects that the continuation tokens of a listing repeat, however long the cycle, by remembering one of them: each
+/// remembered token is compared with twice as many as the one before (Brent's algorithm).
 #[derive(Debug, Default)]
 pub(super) struct TokenCycle {
     remembered: Option<String>,
@@ -66,7 +67,7 @@ pub(super) struct TokenCycle {
 }
 
 impl TokenCycle {
-    /// Whether this token, the next one, was there before.
+    /// Whether the next token was seen before.
     pub(super) fn is_closed_by(&mut self, token: &str) -> bool {
         if self.remembered.as_deref() == Some(token) {
             return true;
@@ -86,7 +87,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn listing_whose_tokens_come_round_ends_and_no_other_does(before in 0..40_u32, round in 1..40_u32) {
+        fn repeated_continuation_token_is_detected(before in 0..40_u32, round in 1..40_u32) {
             let mut tokens = TokenCycle::default();
             let all = (0..before).chain((before..before + round).cycle());
             let ends = all.take(500).position(|token| tokens.is_closed_by(&token.to_string()));
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_listing_is_one() {
+    fn incomplete_listing_is_malformed() {
         let deep = format!("<ListBucketResult>{}", "<a>".repeat(100));
         for (reply, expected) in [
             ("<ListBucketResult/>", "ok"),
@@ -119,17 +120,17 @@ mod tests {
             ("sign in first", "it is not XML"),
             (
                 "<ListBucketResult><Contents><Ke",
-                "its elements do not match one another",
+                "its elements are not balanced",
             ),
             (
                 "<ListBucketResult><Key>a<b></ListBucketResult>",
-                "its elements do not match one another",
+                "its elements are not balanced",
             ),
             (
                 "<ListBucketResult><Key>a</Key>",
-                "its elements do not match one another",
+                "its elements are not balanced",
             ),
-            (&deep, "its elements do not match one another"),
+            (&deep, "its elements are not balanced"),
         ] {
             let found = check(reply.as_bytes())
                 .map_or_else(|error| error.to_string(), |()| "ok".to_owned());

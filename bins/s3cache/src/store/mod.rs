@@ -1,4 +1,4 @@
-//! The seam to where artifacts are published: one trait, three stores, one error. Nothing here knows the cache.
+//! Artifact stores: one trait, three implementations, one error type. Independent of the cache.
 
 mod bounded_client;
 pub(crate) mod file;
@@ -26,26 +26,25 @@ pub(crate) use preflight::check;
 use crate::settings::StoreAccess;
 use crate::source::ArtifactSource;
 
-/// A future of one runtime thread.
+/// A boxed future of the current thread.
 pub(crate) type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// What is known of an object without its body.
+/// The properties of an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ObjectMeta {
-    /// Its length in bytes, when the store says.
+    /// Its length (bytes), when the store reports it.
     pub size: Option<u64>,
     /// Its entity tag, quotes included (RFC 9110 section 8.8.3).
     pub etag: Option<String>,
-    /// A checksum over the whole object that the store vouches for.
+    /// A checksum of the whole object by the store.
     pub checksum: Option<ObjectChecksum>,
-    /// The media type of the body.
     pub content_type: Option<String>,
-    /// When it was last changed, as the store writes it; shown in listings only.
+    /// When it was last changed, in the store's format; only for listings.
     pub modified: Option<String>,
 }
 
 impl ObjectMeta {
-    /// The entity tag if it identifies bytes and not only a meaning, as `If-Match` needs (RFC 9110 section 8.8.1).
+    /// The entity tag if it is a strong validator, as `If-Match` needs (RFC 9110 section 8.8.1).
     #[must_use]
     pub(crate) fn strong_etag(&self) -> Option<&str> {
         self.etag.as_deref().filter(|etag| !etag.starts_with("W/"))
@@ -55,13 +54,12 @@ impl ObjectMeta {
 /// A full-object checksum (S3's `x-amz-checksum-*` of type FULL_OBJECT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ObjectChecksum {
-    /// SHA-256.
     Sha256([u8; 32]),
-    /// A CRC, which combines over ranges.
+    /// A CRC, which can be combined over ranges.
     Crc(CrcKind, u64),
 }
 
-/// The CRCs S3 speaks.
+/// The CRCs of S3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum CrcKind {
     /// CRC-32 (ISO-HDLC).
@@ -92,65 +90,55 @@ impl CrcKind {
         }
     }
 
-    /// A running CRC.
     #[must_use]
     pub(crate) fn digest(self) -> crc_fast::Digest {
         crc_fast::Digest::new(self.algorithm())
     }
 
-    /// The CRC of `first` and `second` in a row, from the CRC of each and the length of the second (bytes).
+    /// The CRC of two byte ranges in a row, from the CRC of each and the length of the second (bytes).
     #[must_use]
     pub(crate) fn combine(self, first: u64, second: u64, second_length: u64) -> u64 {
         crc_fast::checksum_combine(self.algorithm(), first, second, second_length)
     }
 }
 
-/// A request for bytes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct GetRequest {
-    /// First and last byte wanted; everything when absent.
+    /// First and last byte; the whole object when absent.
     pub range: Option<(u64, u64)>,
-    /// Only if the object still has this entity tag.
+    /// Fail unless the object has this entity tag.
     pub if_match: Option<String>,
 }
 
-/// An answer with a body.
 #[derive(Debug)]
 pub(crate) struct GetResponse {
-    /// What the answer says of the whole object.
+    /// The properties of the whole object, as far as the response has them.
     pub meta: ObjectMeta,
-    /// Where the body starts in the object; 0 when the store ignored the range.
+    /// The offset of the body in the object; 0 when the store ignored the range.
     pub offset: u64,
     /// Whether the body is only a range of the object.
     pub partial: bool,
-    /// The bytes.
     pub body: ResponseBody,
 }
 
-/// The bytes of an answer, in pieces as they arrive.
+/// The body of a response, read in pieces.
 #[derive(Debug)]
 pub(crate) enum ResponseBody {
-    /// From an HTTP server.
     Http(Box<reqwest::Response>),
-    /// From S3.
     S3(Box<aws_sdk_s3::primitives::ByteStream>),
-    /// From a file.
     File(file::FileBody),
 }
 
 impl ResponseBody {
     /// The next piece; `None` at the end.
-    ///
-    /// # Errors
-    /// The connection broke or the file cannot be read.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         match self {
             Self::Http(response) => response
                 .chunk()
                 .await
-                .map_err(|error| http::explain(error, "", None)),
+                .map_err(|error| http::map_error(error, "", None)),
             Self::S3(stream) => stream.try_next().await.map_err(|error| {
-                StoreError::new(StoreErrorKind::Transient, "the connection to S3 broke")
+                StoreError::new(StoreErrorKind::Transient, "the connection to S3 was lost")
                     .because(error)
             }),
             Self::File(body) => body.next_piece().await,
@@ -158,12 +146,12 @@ impl ResponseBody {
     }
 }
 
-/// The answer to "is it still this one?".
+/// The response to a conditional HEAD.
 #[derive(Debug)]
 pub(crate) enum HeadResponse {
-    /// It has the entity tag asked about.
+    /// The object still has the given entity tag.
     NotModified,
-    /// It is there, with these properties.
+    /// The object's properties.
     Found(ObjectMeta),
 }
 
@@ -180,7 +168,7 @@ impl HeadResponse {
 /// An object of a listing.
 #[derive(Debug, Clone)]
 pub struct ListedObject {
-    /// The file name: what follows the last slash; of a directory, its name and a slash.
+    /// The last component of the name, with a slash for a directory.
     pub name: String,
     /// When it was last changed (RFC 3339, sorts as text).
     pub modified: String,
@@ -188,10 +176,10 @@ pub struct ListedObject {
     pub size: u64,
 }
 
-/// What is done with each object of a listing.
+/// Called with each object of a listing.
 pub type ListingVisitor<'a> = &'a mut dyn FnMut(ListedObject) -> ControlFlow<()>;
 
-/// A place artifacts are fetched from and put to.
+/// A place that artifacts are fetched from and published to.
 pub(crate) trait ObjectStore {
     /// Opens the body of an object, or of a range of it.
     fn get<'a>(
@@ -199,13 +187,13 @@ pub(crate) trait ObjectStore {
         source: &'a ArtifactSource,
         want: GetRequest,
     ) -> LocalBoxFuture<'a, Result<GetResponse, StoreError>>;
-    /// Asks for an object's properties, or only whether it changed since it had the entity tag `unless`.
+    /// The properties of an object, or `NotModified` if it still has the entity tag `unless`.
     fn head<'a>(
         &'a self,
         source: &'a ArtifactSource,
         unless: Option<&'a str>,
     ) -> LocalBoxFuture<'a, Result<HeadResponse, StoreError>>;
-    /// Stores a file whose SHA-256 is `sha256` (hex). Unless `replace`, an object that exists is left as it is and is
+    /// Stores a file whose SHA-256 is `sha256` (hex). Unless `replace`, an existing object is kept, and the error is
     /// `StoreErrorKind::AlreadyExists`.
     fn put<'a>(
         &'a self,
@@ -214,21 +202,20 @@ pub(crate) trait ObjectStore {
         sha256: &'a str,
         replace: bool,
     ) -> LocalBoxFuture<'a, Result<(), StoreError>>;
-    /// Hands `each` the objects whose name begins as `prefix` does, in no order, until all were seen or it breaks off.
-    /// One page of them is held at a time, however many there are. When `prefix` ends in a slash, the directories below
-    /// it are among them.
+    /// Calls `each` for every object whose name starts with `prefix`, in no order, until it breaks off. Only one page
+    /// is held in memory. When `prefix` ends in a slash, the directories below it are included.
     fn list<'a>(
         &'a self,
         prefix: &'a ArtifactSource,
         each: ListingVisitor<'a>,
     ) -> LocalBoxFuture<'a, Result<(), StoreError>>;
-    /// Whether the first answer should be a HEAD, because only that carries checksums.
+    /// Whether to start with a HEAD, because only that has checksums.
     fn wants_head(&self) -> bool {
         false
     }
 }
 
-/// Opens the store that `source` names. Costs a TLS configuration or the AWS configuration: not done on a warm hit.
+/// Opens the store of `source`. Loads a TLS or AWS configuration, so it is not called on a hit.
 ///
 /// # Errors
 /// A certificate file cannot be used, or the AWS configuration cannot be loaded.
@@ -247,7 +234,7 @@ pub(crate) async fn open(
     })
 }
 
-/// What went wrong between us and a store.
+/// The kinds of failed requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StoreErrorKind {
     /// There is no such object.
@@ -266,27 +253,24 @@ pub(crate) enum StoreErrorKind {
     Disk,
 }
 
-/// A failed request, with what its reader can do about it.
+/// A failed request, with a remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct StoreError {
-    /// What to do about it in code.
     pub kind: StoreErrorKind,
-    /// The HTTP status, when a server gave one.
+    /// The HTTP status, if there was a response.
     pub status: Option<u16>,
-    /// What happened, without the object's name.
+    /// What happened, without the name of the object.
     pub message: String,
-    /// What a person can do about it.
     pub remedy: Option<String>,
-    /// When the server wants to be asked again.
+    /// The server's Retry-After.
     pub retry_after: Option<Duration>,
-    /// The library's own error.
+    /// The cause.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl StoreError {
-    /// An error of this kind.
     pub(crate) fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -298,19 +282,18 @@ impl StoreError {
         }
     }
 
-    /// Our own disk failed.
+    /// The local disk failed.
     pub(crate) fn disk(error: std::io::Error) -> Self {
         Self::new(StoreErrorKind::Disk, "cannot write").because(error)
     }
 
-    /// Adds what a person can do.
     #[must_use]
     pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }
 
-    /// Adds the cause. For want of a file descriptor or a thread another attempt fails too, and so does going without the cache.
+    /// Adds the cause. Without file descriptors or threads a retry fails too, and so does bypassing the cache.
     #[must_use]
     pub(crate) fn because(
         mut self,
@@ -324,7 +307,7 @@ impl StoreError {
         self
     }
 
-    /// The failure a tool ends with when nothing can be done about it.
+    /// The failure of the tool.
     #[must_use]
     pub(crate) fn into_failure(self, source: &ArtifactSource) -> Failure {
         let (exit, remedy) = match self.kind {
@@ -332,20 +315,18 @@ impl StoreError {
                 Exit::NOT_FOUND,
                 "check the name, and that the build was published",
             ),
-            StoreErrorKind::Denied => {
-                (Exit::DENIED, "check the credentials and what they may read")
-            }
+            StoreErrorKind::Denied => (Exit::DENIED, "check the credentials and their permissions"),
             StoreErrorKind::Changed => (
                 Exit::TRY_AGAIN,
-                "it was replaced while it was fetched; try again",
+                "try again: the object was replaced meanwhile",
             ),
             StoreErrorKind::AlreadyExists => (Exit::CANNOT_CREATE, "publish under another name"),
             StoreErrorKind::Transient => (Exit::UNAVAILABLE, "try again when the service answers"),
             StoreErrorKind::Permanent => (
                 Exit::UNAVAILABLE,
-                "correct what is named here; trying again will not help",
+                "correct the cause; a retry does not help",
             ),
-            StoreErrorKind::Disk => (Exit::CANNOT_CREATE, "make room there"),
+            StoreErrorKind::Disk => (Exit::CANNOT_CREATE, "free some space on the disk"),
         };
         let failure = Failure::new(exit, format!("{source}: {}", self.message))
             .remedy(self.remedy.as_deref().unwrap_or(remedy));
@@ -355,13 +336,10 @@ impl StoreError {
         }
     }
 
-    /// The failure of a configuration that no request can succeed with (exit 78).
+    /// The failure of an invalid configuration (exit 78).
     fn into_config_failure(self) -> Failure {
-        let failure = Failure::new(Exit::CONFIG, self.message).remedy(
-            self.remedy
-                .as_deref()
-                .unwrap_or("correct what is named here"),
-        );
+        let failure = Failure::new(Exit::CONFIG, self.message)
+            .remedy(self.remedy.as_deref().unwrap_or("correct the cause"));
         match self.source {
             Some(cause) => failure.because(cause),
             None => failure,
@@ -381,26 +359,23 @@ impl From<std::io::Error> for StoreError {
     }
 }
 
-/// What an HTTP status means for a fetch, for both the plain and the S3 store.
+/// The error for an HTTP status.
 #[must_use]
-pub(crate) fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
+pub(crate) fn from_status(status: u16, retry_after: Option<&str>) -> StoreError {
     let (kind, message) = match status {
-        404 | 410 => (
-            StoreErrorKind::NotFound,
-            "there is no such object".to_owned(),
-        ),
+        404 | 410 => (StoreErrorKind::NotFound, "no such object".to_owned()),
         401 => (
             StoreErrorKind::Denied,
-            "the server wants credentials (401)".to_owned(),
+            "the server requires credentials (401)".to_owned(),
         ),
         403 => (StoreErrorKind::Denied, "access denied (403)".to_owned()),
         407 => (
             StoreErrorKind::Denied,
-            "the proxy wants credentials (407)".to_owned(),
+            "the proxy requires credentials (407)".to_owned(),
         ),
         412 => (
             StoreErrorKind::Changed,
-            "it was replaced in mid-flight (412)".to_owned(),
+            "the object was replaced during the download (412)".to_owned(),
         ),
         501 | 505 => (
             StoreErrorKind::Permanent,
@@ -419,7 +394,7 @@ pub(crate) fn of_status(status: u16, retry_after: Option<&str>) -> StoreError {
     if status == 403 {
         // https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html, "Permissions".
         error = error.remedy(
-            "check the name, the credentials and what they may read; for an absent object S3 answers 403 too, unless the \
+            "check the name, the credentials and their permissions; S3 returns 403 for an absent object too, unless the \
              bucket may be listed (s3:ListBucket)",
         );
     }

@@ -1,5 +1,5 @@
-//! `~/.netrc` as curl reads it: comments, quoted words with escapes, macros, any layout, `default`. A line that cannot be
-//! read matters only to the host that it belongs to.
+//! `~/.netrc` as curl reads it: comments, quoted words with escapes, macros, any layout, `default`. An invalid line
+//! matters only to its own host.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,16 @@ use tracing::warn;
 
 use super::{StoreError, StoreErrorKind};
 
-/// The longest file (bytes).
 const LIMIT: u64 = 1 << 20;
 
-/// What a host is sent: any bytes but those that end a word.
+/// The login for a host: any bytes but those that end a word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NetrcLogin {
     pub(super) name: Vec<u8>,
     pub(super) password: Vec<u8>,
 }
 
-/// A file of logins, once it was read.
+/// A file of logins.
 #[derive(Debug)]
 pub(super) struct NetrcFile {
     path: PathBuf,
@@ -26,10 +25,10 @@ pub(super) struct NetrcFile {
 }
 
 impl NetrcFile {
-    /// Reads the file that `$NETRC` names, else `~/.netrc`; `None` when there is no such file.
+    /// Reads the file that `$NETRC` names, else `~/.netrc`; `None` when it does not exist.
     ///
     /// # Errors
-    /// It cannot be read, or is too long. One that only its place suggests and another user owns is left out.
+    /// It cannot be read, or is too long. A `~/.netrc` without read permission is ignored.
     pub(super) fn read() -> Result<Option<Self>, StoreError> {
         let named = hostkit::env::var_os("NETRC");
         let home = hostkit::env::var_os("HOME");
@@ -42,7 +41,7 @@ impl NetrcFile {
             Ok(text) => Ok(Some(Self { path, text })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_named => {
-                warn!(path = %path.display(), %error, "cannot read the logins: going on without them");
+                warn!(path = %path.display(), %error, "cannot read the logins; continuing without them");
                 Ok(None)
             }
             Err(error) => {
@@ -58,7 +57,7 @@ impl NetrcFile {
     /// The login for a host.
     ///
     /// # Errors
-    /// A line that belongs to this host cannot be read.
+    /// A line of this host is invalid.
     pub(super) fn login(&self, host: &str) -> Result<Option<NetrcLogin>, StoreError> {
         find(&self.text, host).map_err(|UnterminatedQuote { line }| {
             let place = format!("{}:{line}", self.path.display());
@@ -71,13 +70,13 @@ impl NetrcFile {
     }
 }
 
-/// A quoted word has no end. What stands there may be a password, and is not shown.
+/// An unterminated quote in a line of the host. The text is not shown, because it may be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct UnterminatedQuote {
     line: usize,
 }
 
-/// What the next word is.
+/// The expected next word.
 enum NetrcToken {
     Keyword,
     Machine,
@@ -87,7 +86,7 @@ enum NetrcToken {
 }
 
 fn find(text: &[u8], host: &str) -> Result<Option<NetrcLogin>, UnterminatedQuote> {
-    // A URL has an IPv6 address in brackets.
+    // An IPv6 address has brackets in a URL.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let (mut name, mut password) = (None, None);
     let (mut is_ours, mut in_macro) = (false, false);
@@ -154,7 +153,7 @@ fn find(text: &[u8], host: &str) -> Result<Option<NetrcLogin>, UnterminatedQuote
 /// A quoted word without an end.
 struct UnclosedWord;
 
-/// Takes the next word off a line. What begins with `#` is a comment up to the line's end.
+/// Takes the next word off a line. `#` starts a comment.
 fn next_word(rest: &mut &[u8]) -> Option<Result<Vec<u8>, UnclosedWord>> {
     let line = rest.trim_ascii_start();
     let quoted = match line.first()? {
@@ -195,7 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn an_unreadable_line_concerns_its_own_host() {
+    fn invalid_line_affects_only_its_host() {
         let text = b"machine a login b password \"open\nmachine c login \"d\\\"\" password e\nmachine \"f\nlogin g\n";
         assert_eq!(find(text, "a"), Err(UnterminatedQuote { line: 1 }));
         let login = |name: &str, password: &str| {
@@ -223,7 +222,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read_whatever_stands_around_it(
+        fn written_login_is_parsed_in_any_context(
             name in "[!-~]{1,8}",
             password in "[ -~]{0,12}",
             quote in any::<bool>(),
@@ -239,7 +238,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_is_read_without_a_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_text_is_parsed_without_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = find(&text, "h");
         }
     }

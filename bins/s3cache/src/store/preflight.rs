@@ -1,4 +1,4 @@
-//! What `--check` finds without a request: files that cannot be read, proxies that cannot be used.
+//! The part of `--check` for stores: invalid files and proxies, found without a request.
 
 use hostkit::Failure;
 use url::Url;
@@ -10,12 +10,12 @@ use crate::environment::EnvironmentVariables;
 use crate::settings::StoreAccess;
 use crate::source::ArtifactSource;
 
-/// URLs of a host that `NO_PROXY` names only by `*`.
+/// URLs of a host that `NO_PROXY` only matches by `*`.
 const ANY_HOST: [&str; 2] = ["http://host.invalid", "https://host.invalid"];
-/// The URL that stands for S3 when there is no endpoint.
+/// The URL that proxies are looked up for when S3 has no endpoint.
 const AWS: &str = "https://s3.amazonaws.com";
 
-/// Finds what would make every request to one of these sources fail, without one; with no sources, to any host.
+/// Reports what would make every request to these sources fail; without sources, every request to any host.
 ///
 /// # Errors
 /// A file of certificates, tokens or logins, the AWS configuration or a proxy cannot be used (exit 78).
@@ -36,7 +36,7 @@ pub(crate) fn check(access: &StoreAccess, sources: &[ArtifactSource]) -> Result<
     })
 }
 
-/// The URLs that sources are asked at; for S3 that of the service.
+/// The URLs of the requests for the sources; for S3 that of the service.
 fn urls(access: &StoreAccess, sources: &[ArtifactSource]) -> Result<Vec<Url>, Failure> {
     if sources.is_empty() {
         return Ok(ANY_HOST.iter().flat_map(|url| Url::parse(url)).collect());

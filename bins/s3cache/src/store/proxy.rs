@@ -1,4 +1,4 @@
-//! Which proxy a request goes through: one decision from the environment for every client of the tool, by curl's rules.
+//! Proxies: one decision from the environment for every client of the tool, by curl's rules.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -26,34 +26,33 @@ use super::resolver::UnresolvedHost;
 use super::{StoreError, StoreErrorKind, cause_of};
 use crate::environment::EnvironmentVariables;
 
-/// Where the metadata service and the agents that hand out credentials are, beside the link-local addresses: the
-/// instance's own and that of EKS, both over IPv6.
+/// The metadata services and credential agents that have no link-local address: EC2 and EKS over IPv6.
 const CREDENTIAL_HOSTS: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
 ];
-/// The variables that name an endpoint which hands out credentials.
+/// Variables with the URL of a credential endpoint.
 const CREDENTIAL_ENDPOINTS: [&str; 2] = [
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_EC2_METADATA_SERVICE_ENDPOINT",
 ];
 
-/// A variable that names no proxy which can be used.
+/// A variable whose value is not a usable proxy.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{variable} does not name an http or https proxy")]
+#[error("{variable} is not an http or https proxy")]
 pub(super) struct InvalidProxy {
     variable: &'static str,
 }
 
 impl InvalidProxy {
-    /// What a request ends with that would have to go through it.
+    /// The error of a request that would have to use it.
     pub(super) fn to_store_error(&self) -> StoreError {
         StoreError::new(StoreErrorKind::Permanent, self.to_string())
             .remedy("write http://host:port (SOCKS is not supported), or add the host to NO_PROXY")
     }
 }
 
-/// A proxy, and the variable that names it.
+/// A proxy, and the variable that it comes from.
 #[derive(Debug, Clone)]
 pub(super) struct ProxyServer {
     pub(super) url: Url,
@@ -61,9 +60,9 @@ pub(super) struct ProxyServer {
 }
 
 impl ProxyServer {
-    /// What a request ends with for which there was no connection, because of `error`.
+    /// The error of a request that could not connect through the proxy.
     pub(super) fn to_store_error(&self, error: &(dyn std::error::Error + 'static)) -> StoreError {
-        // The rest is between the proxy and the host: it refuses a tunnel, or wants credentials.
+        // Otherwise the failure is between the proxy and the host: it refuses the tunnel, or requires credentials.
         let is_unreachable = cause_of::<std::io::Error>(error).is_some()
             || cause_of::<UnresolvedHost>(error).is_some();
         let preposition = if is_unreachable { "to" } else { "through" };
@@ -80,7 +79,7 @@ impl ProxyServer {
     }
 }
 
-/// A request of the SDK for which there was no connection through a proxy.
+/// A request of the SDK that could not connect through a proxy.
 #[derive(Debug, thiserror::Error)]
 #[error("no connection through the proxy")]
 pub(super) struct ProxyFailed {
@@ -88,19 +87,19 @@ pub(super) struct ProxyFailed {
     source: BoxError,
 }
 
-/// The proxies of the environment and what goes past them.
+/// The proxies of the environment, and the hosts that bypass them.
 #[derive(Debug)]
 pub(super) struct ProxyRules {
     http: Option<Result<ProxyServer, InvalidProxy>>,
     https: Option<Result<ProxyServer, InvalidProxy>>,
-    /// Intercepts what `NO_PROXY` does not name.
+    /// Intercepts every host that `NO_PROXY` does not name.
     no_proxy: Matcher,
-    /// Host and port of endpoints that hand out credentials.
+    /// Host and port of credential endpoints.
     direct: Vec<(String, Option<u16>)>,
 }
 
 impl ProxyRules {
-    /// Reads the variables of curl, in capitals first.
+    /// Reads curl's variables, upper case first.
     #[must_use]
     pub(super) fn of(env: &EnvironmentVariables) -> Self {
         let proxy = |names: &[&'static str]| {
@@ -110,7 +109,7 @@ impl ProxyRules {
                 None => Err(InvalidProxy { variable }),
             })
         };
-        // A CGI program gets the header `ProxyServer` of its client as HTTP_PROXY.
+        // A CGI program gets its client's header `Proxy` as HTTP_PROXY.
         let http: &[_] = if env.get("REQUEST_METHOD").is_some() {
             &["http_proxy", "ALL_PROXY", "all_proxy"]
         } else {
@@ -132,10 +131,10 @@ impl ProxyRules {
         }
     }
 
-    /// The proxy of a request, `None` when it goes to its host directly.
+    /// The proxy of a request; `None` for a direct connection.
     ///
     /// # Errors
-    /// The variable that holds for it names none that can be used.
+    /// The variable for this scheme is not a usable proxy.
     pub(super) fn proxy_for(&self, url: &Url) -> Result<Option<&ProxyServer>, &InvalidProxy> {
         let proxy = match url.scheme() {
             "http" => &self.http,
@@ -168,7 +167,7 @@ impl ProxyRules {
     }
 }
 
-/// This host, its link, and the addresses that hand out credentials: a proxy would reach another host there.
+/// This host, its link, and credential endpoints: through a proxy these addresses would be other hosts.
 fn is_local(host: &Host<&str>) -> bool {
     let v4 = |ip: Ipv4Addr| ip.is_loopback() || ip.is_link_local() || ip.is_unspecified();
     match host {
@@ -186,7 +185,7 @@ fn is_local(host: &Host<&str>) -> bool {
     }
 }
 
-/// A proxy as people write it: `http` is assumed where no scheme stands.
+/// Parses a proxy; without a scheme it is `http`.
 fn proxy_url(text: &str) -> Option<Url> {
     let text = text.trim();
     let url = if text.contains("://") {
@@ -198,7 +197,7 @@ fn proxy_url(text: &str) -> Option<Url> {
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
-/// The SDK's HTTP client, with the TLS settings of one run, that sends each request as [`ProxyRules`] decide.
+/// The SDK's HTTP client with the TLS settings of this run, which sends each request as [`ProxyRules`] decide.
 pub(super) fn sdk_client(proxies: ProxyRules, context: &tls::TlsContext) -> SharedHttpClient {
     let provider = || tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
     let direct = Builder::new()
@@ -317,8 +316,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_rule_decides_for_every_client() {
-        // Variables, URL, then the proxy, `-` for none, `!` and the variable for one that cannot be used.
+    fn proxy_is_chosen_by_curl_rules() {
+        // Variables, URL, then the proxy: `-` for a direct connection, `!` and the variable for an invalid one.
         let table = "\
             | http://h/ | -
             HTTP_PROXY=http://p:3128 | http://h/ | http://p:3128/

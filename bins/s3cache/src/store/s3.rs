@@ -34,18 +34,16 @@ use crate::named_file::NamedFile;
 use crate::s3_access::S3Access;
 use crate::settings::StoreAccess;
 use crate::source::ArtifactSource;
-use error_mapping::{NOT_S3, explain};
+use error_mapping::{NOT_S3, map_error};
 
-/// How often an upload is repeated that another one of the same name got in the way of.
+/// How often an upload is retried after a conflict with another upload of the same name.
 const CONFLICTS: u32 = 4;
-/// Statuses by which stores refuse a condition of a PUT that they do not know.
+/// Statuses of stores that do not implement conditional PUT.
 const CONDITION_REFUSED: [u16; 3] = [400, 405, 501];
-/// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The region where no setting and no instance names one.
+/// The region when no setting and no instance metadata has one.
 pub(crate) const DEFAULT_REGION: &str = "us-east-1";
 
-/// An S3 client.
 #[derive(Debug)]
 pub(crate) struct S3Store {
     client: Client,
@@ -54,17 +52,18 @@ pub(crate) struct S3Store {
 }
 
 impl S3Store {
-    /// A client for the endpoint, region and credentials that flags, environment, profile or instance give.
+    /// A client with the endpoint, region and credentials of flags, environment, profile or instance.
     ///
     /// # Errors
-    /// The AWS configuration or the CA file cannot be used (exit 78), or the profile signs in through a browser (exit 77).
+    /// The AWS configuration or the CA file cannot be used (exit 78), or the profile signs in through a browser (exit
+    /// 77).
     pub(crate) async fn new(access: &StoreAccess, timeout: Duration) -> Result<Self, Failure> {
         let s3 = access.s3()?;
         if let Some(sign_in) = s3.sign_in.filter(|_| !access.no_sign_request) {
             let (profile, command) = (&s3.profile, "aws configure export-credentials");
             return Err(Failure::new(
                 Exit::DENIED,
-                format!("the AWS profile {profile:?} signs in by {sign_in}, which s3cache does not do"),
+                format!("the AWS profile {profile:?} signs in by {sign_in}, which s3cache does not support"),
             )
             .remedy(format!(
                 "run `{command} --profile {profile} --format env`, or give the profile a credential_process that does"
@@ -79,7 +78,7 @@ impl S3Store {
             .profile_name(&s3.profile)
             .profile_files(s3.files.for_sdk())
             .retry_config(RetryConfig::standard())
-            // The engine has its own idea of a stall, the same for every store.
+            // `transfer` detects stalls, the same way for every store.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
@@ -87,7 +86,7 @@ impl S3Store {
                     .operation_timeout(timeout)
                     .build(),
             );
-        // A service that is not AWS has no region that an instance knows.
+        // Instance metadata has the region of AWS, not that of another service.
         let region = s3
             .region
             .clone()
@@ -100,7 +99,7 @@ impl S3Store {
         }
         let shared = loader.load().await;
         let mut config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(s3.path_style);
-        // Set also when there is none: the key of the cache is made from this one.
+        // Set also when it is `None`, because the cache key is made from this value.
         config.set_endpoint_url(s3.sdk_endpoint());
         // An empty variable counts as unset.
         if shared
@@ -115,7 +114,7 @@ impl S3Store {
         })
     }
 
-    /// Uploads a file, and only if the name is free when `only_new`.
+    /// Uploads a file; with `only_new`, only if the name is free.
     async fn upload(
         &self,
         source: &ArtifactSource,
@@ -143,16 +142,16 @@ impl S3Store {
             .body(body)
             .send()
             .await;
-        match result.map_err(explain) {
+        match result.map_err(map_error) {
             Err(error) if error.kind == StoreErrorKind::Changed => Err(StoreError::new(
                 StoreErrorKind::AlreadyExists,
-                "it exists already",
+                "the object already exists",
             )),
             other => other.map(|_| ()),
         }
     }
 
-    /// Uploads a file to a name that is free, where the store refused to make sure of that itself, with `status`.
+    /// Uploads a file to a free name of a store that rejected a conditional PUT with `status`: HEAD first.
     async fn look_and_upload(
         &self,
         source: &ArtifactSource,
@@ -164,11 +163,11 @@ impl S3Store {
             Ok(_) => {
                 return Err(StoreError::new(
                     StoreErrorKind::AlreadyExists,
-                    "it exists already",
+                    "the object already exists",
                 ));
             }
             Err(error) if error.kind == StoreErrorKind::NotFound => {
-                warn!(%source, "the store does not know conditional writes: an upload by another process between our look and our write is replaced");
+                warn!(%source, "the store has no conditional writes; a concurrent upload between the check and the write is overwritten");
                 return self.upload(source, file, sha256, false).await;
             }
             Err(error)
@@ -182,11 +181,11 @@ impl S3Store {
             Err(error) => return Err(error),
         };
         let message = format!(
-            "the store refuses conditional writes ({status}), and does not say whether the object exists: {refusal}"
+            "the store rejects conditional writes ({status}), and does not show whether the object exists: {refusal}"
         );
         // https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html, "Permissions".
-        let remedy = "allow the publisher to look (s3:GetObject, and s3:ListBucket for objects that are absent), or give \
-             --replace, which overwrites what is there";
+        let remedy = "allow the publisher to read the object (s3:GetObject, and s3:ListBucket for absent objects), or \
+             overwrite it with --replace";
         let error = StoreError::new(refusal.kind, message).remedy(remedy);
         Err(match refusal.source {
             Some(cause) => error.because(cause),
@@ -194,8 +193,8 @@ impl S3Store {
         })
     }
 
-    /// Why a HEAD was refused. Its answer has no body to say so in, hence a GET of one byte is asked for the reason: a
-    /// wrong clock, a wrong signature and a missing permission are all a bare 403 otherwise.
+    /// The reason of a rejected HEAD, whose response has no body: a GET of one byte tells a wrong clock, a wrong
+    /// signature and a missing permission apart.
     async fn refusal(
         &self,
         bucket: &str,
@@ -208,14 +207,14 @@ impl S3Store {
             if let Err(said) = get.range("bytes=0-0").send().await
                 && said.code().is_some()
             {
-                return explain(said);
+                return map_error(said);
             }
         }
-        explain(error)
+        map_error(error)
     }
 }
 
-/// The authorities that the client trusts. The files that the SDK reads by itself are checked with them.
+/// The authorities that the client trusts. Files that the SDK reads by itself are checked too.
 ///
 /// # Errors
 /// One of these files cannot be used (exit 78).
@@ -227,7 +226,7 @@ fn trust(s3: &S3Access, is_signed: bool) -> Result<tls::TlsContext, Failure> {
         http::check_system_authorities()?;
         return Ok(tls::TlsContext::default());
     };
-    // The SDK panics at a certificate that it cannot read.
+    // The SDK panics on an invalid certificate.
     let (_, pem) = http::authorities(file)?;
     let store = tls::TrustStore::empty()
         .with_native_roots(false)
@@ -235,13 +234,10 @@ fn trust(s3: &S3Access, is_signed: bool) -> Result<tls::TlsContext, Failure> {
     tls::TlsContext::builder()
         .with_trust_store(store)
         .build()
-        .map_err(|error| Failure::new(Exit::CONFIG, "cannot set up TLS").because(error))
+        .map_err(|error| Failure::new(Exit::CONFIG, "cannot configure TLS").because(error))
 }
 
-/// Finds what can be found without a request.
-///
-/// # Errors
-/// As [`S3Store::new`].
+/// Checks what can be checked without a request.
 pub(super) fn check(access: &StoreAccess) -> Result<(), Failure> {
     trust(access.s3()?, !access.no_sign_request).map(drop)
 }
@@ -276,7 +272,7 @@ impl ObjectStore for S3Store {
                 .set_if_match(want.if_match)
                 .send()
                 .await
-                .map_err(explain)?;
+                .map_err(map_error)?;
             let ranged = output
                 .content_range()
                 .and_then(|text| text.strip_prefix("bytes ")?.split_once('/'));
@@ -350,7 +346,7 @@ impl ObjectStore for S3Store {
             let mut conflicts = 0;
             let uploaded = loop {
                 match self.upload(source, file, sha256, !replace).await {
-                    // Another upload of this name was under way; which one was first shows at the next attempt.
+                    // Another upload of this name was in progress; the next attempt shows which one was first.
                     Err(error) if error.status == Some(409) && conflicts < CONFLICTS => {
                         conflicts += 1;
                         tokio::time::sleep(backoff.next_delay()).await;
@@ -385,12 +381,12 @@ impl ObjectStore for S3Store {
                 .prefix(key)
                 .delimiter("/")
                 .into_paginator()
-                // It would take what came before a repeated token for the whole listing.
+                // It would return the pages before a repeated token as the whole listing.
                 .stop_on_duplicate_token(false)
                 .send();
             let mut tokens = TokenCycle::default();
             while let Some(page) = pages.next().await {
-                let page = page.map_err(explain)?;
+                let page = page.map_err(map_error)?;
                 let below = page.common_prefixes().iter().filter(|_| is_directory);
                 let found = page.contents().iter().map(listed);
                 for listed in found.chain(below.map(directory)) {
@@ -403,10 +399,10 @@ impl ObjectStore for S3Store {
                     .filter(|next| !next.is_empty());
                 let problem = match next {
                     None if page.is_truncated() == Some(true) => {
-                        "part of a listing and no token for the next part"
+                        "a truncated listing without a continuation token"
                     }
                     Some(next) if tokens.is_closed_by(next) => {
-                        "a token of its listing again: the listing has no end"
+                        "a continuation token twice: the listing has no end"
                     }
                     _ => continue,
                 };
@@ -458,12 +454,12 @@ fn meta(output: &HeadObjectOutput) -> ObjectMeta {
     }
 }
 
-/// The checksum over the whole object that S3 vouches for. One of a multipart upload may be COMPOSITE, a checksum of the
-/// checksums of its parts, which says nothing about the bytes in a row.
+/// S3's checksum of the whole object. That of a multipart upload may be COMPOSITE, a checksum of the parts' checksums,
+/// which cannot be compared with the bytes.
 fn checksum(output: &HeadObjectOutput) -> Option<ObjectChecksum> {
     let whole = match output.checksum_type() {
         Some(kind) => *kind == ChecksumType::FullObject,
-        // Not every store states the type. The entity tag of a multipart object ends in the number of its parts.
+        // Not every store reports the type. The entity tag of a multipart object ends in the number of its parts.
         None => !output.e_tag().is_some_and(is_multipart),
     };
     let decoded = |text: Option<&str>| base64::decode(text?).ok();
@@ -509,7 +505,7 @@ mod tests {
         for (stated, etag, sha256, crc32, crc64, expected) in [
             (None, PLAIN, Some(SHA256), None, None, "sha256"),
             (Some(FullObject), PARTS, Some(SHA256), None, None, "sha256"),
-            // The type is not stated: the entity tag or the text of the checksum tells.
+            // Without a type, the entity tag or the form of the checksum decides.
             (None, PARTS, Some(SHA256), None, None, "none"),
             (None, PARTS, None, Some("AAAAAQ=="), None, "none"),
             (None, PLAIN, None, Some("AAAAAQ==-3"), None, "none"),

@@ -1,16 +1,16 @@
-//! Extended headers: what they say about the next member. Records that change how data is read are understood or
-//! refused; all others (times, owners, attributes) are left out, as they were by tar's first readers.
+//! Extended headers of the next member. Records that change how data is read are implemented or rejected; all others
+//! (times, owners, attributes) are ignored, as by the first readers of tar.
 
 use super::sparse::{NUMBERS, PaxMap};
 use super::tar_reader::{PATH_LIMIT, TOO_LONG, UnpackError};
 
-/// What stands before a member about it.
+/// The extended headers before a member.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct ExtendedHeaders {
     path: Option<Vec<u8>>,
     pub link: Option<Vec<u8>>,
     pub size: Option<u64>,
-    /// The size as star repeats it; that of a sparse file is another one.
+    /// The size as star repeats it; it differs for a sparse file.
     pub real_size: Option<u64>,
     pub sparse: Option<PaxMap>,
 }
@@ -20,7 +20,7 @@ impl ExtendedHeaders {
         *self == Self::default()
     }
 
-    /// The path of the member; that of a sparse file stands in a record of its own.
+    /// The path of the member; that of a sparse file has a record of its own.
     pub(super) fn take_path(&mut self) -> Option<Vec<u8>> {
         let sparse = self.sparse.as_mut().and_then(|map| map.name.take());
         sparse.or_else(|| self.path.take())
@@ -36,15 +36,15 @@ impl ExtendedHeaders {
         set(&mut self.link, b"linkpath", link)
     }
 
-    /// Adds the records of an extended header. The last of several with one key counts; readers differ about several
-    /// headers, which may therefore not contradict one another.
+    /// Adds the records of an extended header. The last of several records with one key counts. Readers differ about
+    /// several headers, so those must not contradict one another.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
         let mut new = Self::default();
         for record in PaxRecords(bytes) {
             let (key, value) = record?;
             match key {
                 b"path" => new.path = Some(check_path(value.to_vec())?),
-                // Writers state an empty one for what is not a link.
+                // Writers set an empty one for members that are not links.
                 b"linkpath" => new.link = Some(check_name(value.to_vec())?),
                 b"size" => new.size = Some(decimal(key, value)?),
                 b"SCHILY.realsize" => new.real_size = Some(decimal(key, value)?),
@@ -90,8 +90,7 @@ impl ExtendedHeaders {
         }
     }
 
-    /// Reads a header that concerns all members after it. One that names or measures them is refused: they would all
-    /// be the same.
+    /// Reads a global header. One with a path or size is rejected, because all members would get it.
     pub(super) fn check_global(bytes: &[u8]) -> Result<(), UnpackError> {
         for record in PaxRecords(bytes) {
             match record? {
@@ -103,7 +102,7 @@ impl ExtendedHeaders {
     }
 }
 
-/// Refuses a record that may change how members are read. `GNU` and `SCHILY` (star) have such ones, known and to come.
+/// Rejects a record that may change how members are read: `GNU` and `SCHILY` (star) define such records.
 fn check(key: &[u8], value: &[u8]) -> Result<(), UnpackError> {
     let harmless = match key {
         b"hdrcharset" => matches!(value, b"BINARY" | b"ISO-IR 10646 2000 UTF-8"),
@@ -123,10 +122,10 @@ fn check(key: &[u8], value: &[u8]) -> Result<(), UnpackError> {
 }
 
 fn broken(key: &[u8]) -> UnpackError {
-    UnpackError::archive(key, "an extended header record that is not understood here")
+    UnpackError::archive(key, "an unsupported extended header record")
 }
 
-/// Fills a slot that is empty, or holds the same already.
+/// Sets a value that is unset or equal.
 fn set<T: PartialEq>(
     slot: &mut Option<T>,
     key: &[u8],
@@ -140,7 +139,7 @@ fn set<T: PartialEq>(
     Ok(())
 }
 
-/// Readers differ in what an empty path means.
+/// Readers differ about an empty path.
 fn check_path(path: Vec<u8>) -> Result<Vec<u8>, UnpackError> {
     if path.is_empty() {
         return Err(UnpackError::archive(

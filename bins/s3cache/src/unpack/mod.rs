@@ -1,4 +1,5 @@
-//! `--unpack-to`: a tar, tgz or gz artifact as files. Streaming, nothing escapes the directory, all or nothing.
+//! `--unpack-to`: unpacks a tar, tgz or gz artifact as a stream, completely or not at all, without leaving the
+//! directory.
 
 mod extended_headers;
 mod scratch;
@@ -24,29 +25,30 @@ use scratch::ScratchDirectory;
 use tar_reader::{TarReader, UnpackError};
 use tree::UnpackedTree;
 
-pub(crate) use scratch::sweep;
+pub(crate) use scratch::remove_abandoned;
 
-/// The file that says which artifact a directory was unpacked from, so that a second run knows what it may replace.
+/// The file that records which artifact a directory was unpacked from, so that a later run knows that it may be
+/// replaced.
 const MARKER: &str = ".s3cache-unpacked";
-/// A marker longer than this is not ours (bytes).
+/// The size limit of a marker (bytes).
 const MARKER_LIMIT: u64 = 256;
-/// So often it is tried to put the new directory into its place, where other processes change that.
+/// How often moving the new directory into place is tried, while other processes change the target.
 const ATTEMPTS: u32 = 16;
 
-/// What an artifact is unpacked as, by its name.
+/// The kind of an archive, by the name of the artifact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArchiveKind {
     /// A tar archive.
     Tar,
-    /// A compressed one.
+    /// A compressed tar archive.
     Tgz,
     /// One compressed file.
     Gz,
 }
 
-/// What a file of this name is unpacked as, and verified as when it arrives.
+/// The kind of archive that a name has.
 #[must_use]
-pub(crate) fn kind(name: &str) -> Option<ArchiveKind> {
+pub(crate) fn archive_kind(name: &str) -> Option<ArchiveKind> {
     let name = name.to_ascii_lowercase();
     if name.ends_with(".tar") {
         Some(ArchiveKind::Tar)
@@ -59,12 +61,12 @@ pub(crate) fn kind(name: &str) -> Option<ArchiveKind> {
     }
 }
 
-/// Refuses what cannot be unpacked before anything is fetched.
+/// Rejects an artifact that cannot be unpacked before it is fetched.
 ///
 /// # Errors
-/// The name is of no kind that is unpacked (exit 2).
-pub(crate) fn check(name: &str) -> Result<(), Failure> {
-    match kind(name) {
+/// The name has no known suffix (exit 2).
+pub(crate) fn check_name(name: &str) -> Result<(), Failure> {
+    match archive_kind(name) {
         Some(_) => Ok(()),
         None => Err(Failure::new(
             Exit::USAGE,
@@ -74,12 +76,12 @@ pub(crate) fn check(name: &str) -> Result<(), Failure> {
     }
 }
 
-/// Unpacks an open artifact into `target`, which is missing, empty, or from an earlier run of ours. The same content
-/// again changes nothing. `share` is where it is recorded which directory is being filled, for [`sweep`] to find.
+/// Unpacks an open artifact into `target`, which is missing, empty, or from an earlier run. The same content again
+/// changes nothing. `share` records which directory is being filled, for [`remove_abandoned`].
 ///
 /// # Errors
-/// The archive is broken or wants to write elsewhere (exit 65), it cannot be read (exit 74), the directory cannot be made
-/// (exit 73), or the deadline is over (exit 75). `target` is then as it was.
+/// The archive is broken or would write elsewhere (exit 65), it cannot be read (exit 74), the directory cannot be
+/// created (exit 73), or the deadline is over (exit 75). `target` is then unchanged.
 pub fn unpack(
     blob: &File,
     name: &str,
@@ -88,7 +90,7 @@ pub fn unpack(
     share: Option<&CacheShare>,
     deadline: &Deadline,
 ) -> Result<(), Failure> {
-    let cannot = |error: io::Error| crate::copy::cannot_write(target, error);
+    let cannot = |error: io::Error| crate::copy::write_failure(target, error);
     let parent = target
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
@@ -96,9 +98,9 @@ pub fn unpack(
     let base = target.file_name().ok_or_else(|| {
         Failure::new(
             Exit::CANNOT_CREATE,
-            format!("{} is not a directory's name", target.display()),
+            format!("{} is not the name of a directory", target.display()),
         )
-        .remedy("name one")
+        .remedy("name the directory to create")
     })?;
     let parent = Dir::open(parent).map_err(cannot)?;
     if let TargetState::UpToDate = TargetState::find(&parent, base, sha256, target)? {
@@ -108,10 +110,10 @@ pub fn unpack(
     fill(blob, name, sha256, &scratch.root, deadline).map_err(|error| match error {
         UnpackError::Deadline(_) => deadline.failure(),
         UnpackError::Archive { .. } => Failure::new(Exit::CORRUPT, format!("cannot unpack {name}"))
-            .remedy("no files were unpacked; publish a complete archive that stays within its directory")
+            .remedy("publish a complete archive that stays within its directory; no files were unpacked")
             .because(error),
         UnpackError::Read(error) => Failure::new(Exit::IO, format!("cannot read {name}"))
-            .remedy("look at the disk of the cache")
+            .remedy("check the disk of the cache")
             .because(error),
         UnpackError::Write { ref source, .. } => {
             let code = source.raw_os_error();
@@ -122,7 +124,7 @@ pub fn unpack(
     swap_in(&scratch, &parent, base, sha256, target)
 }
 
-/// What is at the place where a directory is wanted.
+/// The state of the target directory.
 enum TargetState {
     /// Nothing, or an empty directory.
     Empty,
@@ -134,9 +136,9 @@ enum TargetState {
 
 impl TargetState {
     /// # Errors
-    /// Something else is there (exit 73).
+    /// It has other content (exit 73).
     fn find(parent: &Dir, base: &OsStr, sha256: &str, target: &Path) -> Result<Self, Failure> {
-        let cannot = |error: io::Error| crate::copy::cannot_write(target, error);
+        let cannot = |error: io::Error| crate::copy::write_failure(target, error);
         let dir = match parent.child(base) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Empty),
             other => other.map_err(cannot)?,
@@ -144,7 +146,8 @@ impl TargetState {
         if dir.entries().map_err(cannot)?.next().is_none() {
             return Ok(Self::Empty);
         }
-        // Only a file of our kind counts: an earlier s3cache let archives bring their own, as links to anywhere.
+        // Only a small file of hex digits counts: with an earlier s3cache, archives could contain their own marker, as
+        // a link to anywhere.
         let marker = dir.read(MARKER, MARKER_LIMIT).unwrap_or_default();
         match marker.trim_ascii() {
             marker if marker == sha256.as_bytes() && !marker.is_empty() => Ok(Self::UpToDate),
@@ -160,7 +163,7 @@ impl TargetState {
     }
 }
 
-/// Puts the new directory in place of the old one in one step, where there is an old one.
+/// Moves the new directory into place, replacing an old one atomically.
 fn swap_in(
     scratch: &ScratchDirectory<'_>,
     parent: &Dir,
@@ -168,7 +171,7 @@ fn swap_in(
     sha256: &str,
     target: &Path,
 ) -> Result<(), Failure> {
-    let cannot = |error: io::Error| crate::copy::cannot_write(target, error);
+    let cannot = |error: io::Error| crate::copy::write_failure(target, error);
     let exchange = || {
         let flags = RenameFlags::RENAME_EXCHANGE;
         renameat2(parent, scratch.name.as_os_str(), parent, base, flags)
@@ -177,7 +180,7 @@ fn swap_in(
         match TargetState::find(parent, base, sha256, target)? {
             // Another process was faster.
             TargetState::UpToDate => return Ok(()),
-            // A plain rename takes an empty directory's place, and no other's.
+            // A plain rename replaces an empty directory only.
             TargetState::Empty => match parent.rename(&scratch.name, parent, base) {
                 Err(error)
                     if matches!(
@@ -193,14 +196,17 @@ fn swap_in(
                     if (got.st_dev, got.st_ino) == (old.st_dev, old.st_ino) {
                         return Ok(());
                     }
-                    // Another directory had come in between, which is not to be removed.
+                    // Another directory was created in between, and must not be removed.
                     exchange().map_err(|error| cannot(error.into()))?;
                 }
                 Err(Errno::ENOENT) => {}
                 Err(Errno::EINVAL | Errno::ENOSYS) => {
                     return Err(Failure::new(
                         Exit::CANNOT_CREATE,
-                        format!("{} cannot be exchanged on its filesystem", target.display()),
+                        format!(
+                            "cannot replace {}: its filesystem cannot exchange directories",
+                            target.display()
+                        ),
                     )
                     .remedy("remove it first"));
                 }
@@ -211,7 +217,7 @@ fn swap_in(
     Err(cannot(io::ErrorKind::AlreadyExists.into()))
 }
 
-/// Unpacks into an empty directory, and marks it as unpacked from this artifact.
+/// Unpacks into an empty directory, and writes the marker.
 fn fill(
     blob: &File,
     name: &str,
@@ -226,9 +232,9 @@ fn fill(
         deadline,
     };
     let reader = BufReader::with_capacity(256 << 10, bytes);
-    let kind = kind(name).unwrap_or(ArchiveKind::Tar);
+    let kind = archive_kind(name).unwrap_or(ArchiveKind::Tar);
     match layers::open(kind, reader)? {
-        // A few compressed bytes may be very many.
+        // A few compressed bytes can expand to very many.
         ArchiveContent::Gzip(bytes) if kind == ArchiveKind::Gz => {
             let mut reader = UntilDeadline { bytes, deadline };
             let stem = Path::new(name).file_stem().unwrap_or_default();
@@ -240,7 +246,7 @@ fn fill(
         ArchiveContent::Gzip(bytes) => tar(bytes, root, deadline)?,
         ArchiveContent::Plain(bytes) => tar(bytes, root, deadline)?,
         ArchiveContent::Unsupported(program) => {
-            let reason = format!("compressed with {program}; only gzip is unpacked");
+            let reason = format!("compressed with {program}: only gzip is supported");
             return Err(UnpackError::archive(b"the archive", reason));
         }
     }

@@ -1,5 +1,5 @@
-//! The directory that is being filled, beside its target. It goes with its process; when that is killed, the next run
-//! with this target removes it, or `gc`, which finds it by a record in the cache.
+//! The scratch directory that is filled beside its target. It is removed with its process; after a kill, by the next
+//! run with the same target, or by `gc`, which finds it by a record in the cache.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -17,26 +17,26 @@ use tracing::{info, warn};
 use super::ATTEMPTS;
 use crate::cache::CacheShare;
 
-/// Where a share keeps its records, in this format.
+/// The directory of the records in a share.
 const RECORDS: [&str; 2] = ["unpacking", "v1"];
-/// A record longer than this is not one (bytes).
+/// The size limit of a record (bytes).
 const RECORD_LIMIT: u64 = 4096;
-/// What is in the names of all directories made here.
+/// Part of the names of all scratch directories.
 const INFIX: &str = ".s3cache-";
-/// So much of the target's name is in them (bytes): the name has to fit too.
+/// How much of the target's name is used (bytes), so that the whole name fits.
 const BASE: usize = 200;
 
-/// A directory being filled, removed when dropped. In place of it there may then be the one that it replaced.
+/// A directory being filled, removed when dropped. After the exchange it is the one that was replaced.
 pub(super) struct ScratchDirectory<'a> {
     parent: &'a Dir,
     pub name: OsString,
-    /// Its lock says that its maker lives.
+    /// Locked while its process lives.
     pub root: Dir,
     record: Option<ScratchRecord>,
 }
 
 impl<'a> ScratchDirectory<'a> {
-    /// Makes a directory beside the target, after removing those that killed runs have left there.
+    /// Creates a directory beside the target, after removing those of killed runs.
     pub(super) fn make(
         parent: &'a Dir,
         base: &OsStr,
@@ -56,11 +56,11 @@ impl<'a> ScratchDirectory<'a> {
             }
         }
         for _ in 0..ATTEMPTS {
-            // A pid alone may be two processes, in two containers that share the directory.
+            // Two containers that share the directory may have processes of the same pid.
             let (pid, now) = (std::process::id(), clock::since_boot().as_nanos());
             let mut name = prefix.clone();
             name.push(format!("{pid}-{now:x}"));
-            // Before there is anything to find.
+            // Recorded before there is anything to find.
             let record = share.and_then(|share| ScratchRecord::write(share, parent, &name));
             let made = mkdirat(parent, name.as_os_str(), Mode::S_IRWXU)
                 .map_err(io::Error::from)
@@ -74,7 +74,7 @@ impl<'a> ScratchDirectory<'a> {
                         record,
                     });
                 }
-                // Before it was locked it looked like a killed run's, and another run may have removed it.
+                // Before it was locked, another run may have removed it as abandoned.
                 Ok(Ok(None)) => None,
                 Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => None,
                 Ok(Err(error)) => {
@@ -97,7 +97,7 @@ impl Drop for ScratchDirectory<'_> {
         match self.parent.remove_all(&self.name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 let path = self.parent.path().join(&self.name);
-                warn!(path = %path.display(), %error, "cannot remove a temporary directory");
+                warn!(path = %path.display(), %error, "cannot remove a scratch directory");
             }
             _ => self
                 .record
@@ -108,7 +108,7 @@ impl Drop for ScratchDirectory<'_> {
     }
 }
 
-/// Whether a directory has the name of one that is made here: the end of it is a pid and a number.
+/// Whether a name is that of a scratch directory: it ends in a pid and a number.
 fn is_ours(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let end = name
@@ -122,7 +122,7 @@ fn is_ours(name: &OsStr) -> bool {
         })
 }
 
-/// Opens a directory with a lock that no process holds; `None` when one does, or when another directory is there now.
+/// Opens and locks a directory; `None` when another process holds the lock, or another directory has the name now.
 fn lock(parent: &Dir, name: &OsStr) -> io::Result<Option<Dir>> {
     let dir = parent.open_child_for_removal(name)?;
     // The lock belongs to the open directory, not to this copy of its descriptor.
@@ -130,7 +130,7 @@ fn lock(parent: &Dir, name: &OsStr) -> io::Result<Option<Dir>> {
     Ok((try_lock_exclusive(&file)? && parent.is_at(&file, name)?).then_some(dir))
 }
 
-/// Says in the cache where a directory is being filled. It is locked for as long as its maker lives.
+/// Records in the cache where a directory is being filled. Locked while its process lives.
 struct ScratchRecord {
     records: Dir,
     name: String,
@@ -138,12 +138,12 @@ struct ScratchRecord {
 }
 
 impl ScratchRecord {
-    /// Without a record unpacking goes on: it only helps `gc`.
+    /// Without a record unpacking continues: it only helps `gc`.
     fn write(share: &CacheShare, parent: &Dir, name: &OsStr) -> Option<Self> {
         let write = || -> io::Result<Option<Self>> {
             let path = std::fs::canonicalize(parent.path())?.join(name);
             let [folder, format] = RECORDS;
-            // Paths of sandboxes are for their owners.
+            // Paths of sandboxes are private to their owners.
             let records = share.dir().create_child(folder, 0o700)?;
             let records = records.create_child(format, 0o700)?;
             let name = name.to_string_lossy();
@@ -159,7 +159,7 @@ impl ScratchRecord {
             }))
         };
         write().unwrap_or_else(|error| {
-            warn!(%error, "cannot record in the cache which directory is being filled");
+            warn!(%error, "cannot record the scratch directory in the cache");
             None
         })
     }
@@ -172,8 +172,8 @@ impl ScratchRecord {
 /// Removes the directories that killed runs of a share's owner were filling, wherever they are. Returns how many.
 ///
 /// # Errors
-/// The records cannot be read. What cannot be removed is logged, and tried again the next time.
-pub(crate) fn sweep(share: &CacheShare) -> io::Result<u64> {
+/// The records cannot be read. What cannot be removed is logged, and retried the next time.
+pub(crate) fn remove_abandoned(share: &CacheShare) -> io::Result<u64> {
     let mut removed = 0;
     let found = RECORDS
         .iter()
@@ -184,28 +184,28 @@ pub(crate) fn sweep(share: &CacheShare) -> io::Result<u64> {
     };
     for entry in records.entries()? {
         let name = entry?.0.to_string_lossy().into_owned();
-        // Held while its directory is being filled.
+        // Locked while its directory is being filled.
         let Ok(Some(_lock)) = share.try_lock(&records, &name) else {
             continue;
         };
         let path = records.read(&name, RECORD_LIMIT).unwrap_or_default();
         let path = PathBuf::from(OsString::from_vec(path));
-        match remove_left(&path, share) {
+        match remove_recorded(&path, share) {
             Ok(found) => {
                 removed += u64::from(found);
                 let _ = records.remove_file(&name);
             }
             Err(error) => {
-                warn!(path = %path.display(), %error, "cannot remove what a killed run has left");
+                warn!(path = %path.display(), %error, "cannot remove the scratch directory of a killed run");
             }
         }
     }
     Ok(removed)
 }
 
-/// Removes the directory that a record of this share names, if it is one that was being filled. The record is the
-/// owner's to write: nothing may be removed by it that the owner could not remove.
-fn remove_left(path: &Path, share: &CacheShare) -> io::Result<bool> {
+/// Removes the scratch directory that a record of this share names. The owner can write any record, so nothing is
+/// removed that the owner could not remove.
+fn remove_recorded(path: &Path, share: &CacheShare) -> io::Result<bool> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(false);
     };
@@ -222,7 +222,7 @@ fn remove_left(path: &Path, share: &CacheShare) -> io::Result<bool> {
             return Ok(false);
         };
         parent.remove_all(name)?;
-        info!(path = %path.display(), "removed what a killed run has left");
+        info!(path = %path.display(), "scratch directory of a killed run removed");
         Ok(true)
     };
     match removed() {
@@ -231,7 +231,7 @@ fn remove_left(path: &Path, share: &CacheShare) -> io::Result<bool> {
     }
 }
 
-/// While it lives, this thread has a user's rights on files, and not root's.
+/// Gives this thread a user's file permissions instead of root's, until dropped.
 struct FilesystemUid;
 
 impl FilesystemUid {
@@ -243,7 +243,7 @@ impl FilesystemUid {
         let owner = Self;
         setfsgid(Gid::from_raw(gid));
         setfsuid(Uid::from_raw(uid));
-        // They report no failure; asked for again, they say what is in force.
+        // They report no failure; a second call returns the uid in force.
         if setfsuid(Uid::from_raw(uid)).as_raw() != uid {
             return Err(io::ErrorKind::PermissionDenied.into());
         }

@@ -1,20 +1,19 @@
-//! Where the data of a sparse file goes: the numbers of its map, whichever of GNU's formats they come from.
+//! The maps of sparse files, in any of GNU's formats.
 
 use std::io::Read;
 
 use super::tar_reader::{TarReader, UnpackError};
 
-/// The most numbers in the map of one file, two for each piece of data.
+/// The most numbers in the map of one file, two for each segment.
 pub(super) const NUMBERS: usize = 1 << 18;
 
-/// Why such a file is refused.
 pub(super) const UNREADABLE: &str = "a sparse file whose map cannot be read";
 
-/// A piece of a file's data: its offset and its length.
+/// Offset and length of data.
 pub(super) type DataSegment = (u64, u64);
 
-/// The pieces of a file of `size` bytes, from pairs of offset and length. `None` when they are out of order, overlap,
-/// reach beyond the file, or do not take up the `stored` bytes exactly.
+/// The segments of a file of `size` bytes, from pairs of offset and length. `None` when they are out of order, overlap,
+/// exceed the file, or do not take up the `stored` bytes exactly.
 pub(super) fn segments(numbers: &[u64], size: u64, stored: u64) -> Option<Vec<DataSegment>> {
     i64::try_from(size).ok()?;
     let (pairs, rest) = numbers.as_chunks::<2>();
@@ -31,7 +30,7 @@ pub(super) fn segments(numbers: &[u64], size: u64, stored: u64) -> Option<Vec<Da
     (rest.is_empty() && sum == stored).then_some(segments)
 }
 
-/// What extended headers say about a sparse file.
+/// The records of extended headers about a sparse file.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct PaxMap {
     pub major: Option<u64>,
@@ -67,7 +66,7 @@ impl PaxMap {
     }
 }
 
-/// Reads decimal numbers of a line each, the first of which counts the pairs that follow, and the rest of their block.
+/// Reads decimal numbers, one per line, the first of which is the number of pairs, and the rest of their block.
 fn read_map<R: Read>(archive: &mut TarReader<R>) -> Result<Option<Vec<u64>>, UnpackError> {
     let (mut numbers, mut count, mut digits) = (Vec::new(), None, Vec::new());
     while let Some(block) = archive.data_block()? {

@@ -1,4 +1,4 @@
-//! Symlinks of an unpacked tree: none of them may lead out of it, through whatever chain.
+//! Checks that no symlink of an unpacked tree leads out of it, through any chain.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -11,13 +11,12 @@ use nix::errno::Errno;
 use super::tar_reader::UnpackError;
 use crate::deadline::Deadline;
 
-/// Linux follows so many symlinks in one path.
+/// Linux follows this many symlinks in one path.
 pub(super) const HOPS: usize = 40;
-/// The most names that are looked up for all symlinks of a tree: chains could be made to take for ever.
+/// The most lookups for all symlinks of a tree: chains could be built to take forever.
 const LOOKUPS: u64 = 1 << 23;
 
-/// Checks every symlink below `root`.
-pub(super) fn check(root: &Dir, deadline: &Deadline) -> Result<(), UnpackError> {
+pub(super) fn check_symlinks(root: &Dir, deadline: &Deadline) -> Result<(), UnpackError> {
     let root = root.child(".").map_err(UnpackError::write(b"."))?;
     let mut walk = SymlinkWalk {
         directories: vec![root],
@@ -28,7 +27,7 @@ pub(super) fn check(root: &Dir, deadline: &Deadline) -> Result<(), UnpackError> 
     walk.check()
 }
 
-/// Where in the tree the check is: the open directories from the root down, and the path of the last one.
+/// The position of the check: the open directories from the root down, and the path of the last one.
 struct SymlinkWalk<'a> {
     directories: Vec<Dir>,
     path: PathBuf,
@@ -54,7 +53,7 @@ impl SymlinkWalk<'_> {
                     LinkDestination::Within => continue,
                     LinkDestination::Outside => "the link leads out of the directory",
                     LinkDestination::Undetermined => {
-                        "the symlinks of the archive are too entangled"
+                        "checking the symlinks of the archive takes too long"
                     }
                     LinkDestination::TooManyHops => "the link leads through over 40 symlinks",
                 };
@@ -74,15 +73,15 @@ impl SymlinkWalk<'_> {
         Ok(())
     }
 
-    /// Follows the symlink `name` of the last directory. What is missing counts as a directory, because one may be made
-    /// there later, and so does a symlink that leads to itself.
+    /// Follows the symlink `name` of the last directory. A missing component counts as a directory, because one may be
+    /// created later, and so does a symlink that leads to itself.
     fn follow(&mut self, name: &OsStr, target: &OsStr) -> io::Result<LinkDestination> {
         let mut rest = Vec::new();
-        // How many of `directories` lead to where the target has led so far, and what it has entered below them.
+        // How many of `directories` the target has not left, and the directories it has entered below them.
         let mut kept = self.directories.len();
         let mut entered: Vec<Option<Dir>> = Vec::new();
         let mut hops = 1;
-        // The symlinks whose targets are being followed, and how many names come after each of them.
+        // The symlinks that are being followed, and how many names remain after each of them.
         let here = &self.directories[kept - 1];
         let mut followed = vec![(place(here, name)?, 0)];
         if !push(&mut rest, target) {
@@ -140,7 +139,6 @@ impl SymlinkWalk<'_> {
     }
 }
 
-/// Where a symlink leads.
 enum LinkDestination {
     Within,
     Outside,
@@ -150,13 +148,13 @@ enum LinkDestination {
     Undetermined,
 }
 
-/// Which entry of which directory.
+/// The identity of a directory entry.
 fn place(dir: &Dir, name: &OsStr) -> io::Result<(u64, u64, OsString)> {
     let found = dir.metadata()?;
     Ok((found.st_dev, found.st_ino, name.to_owned()))
 }
 
-/// Puts the names of a path on a stack, the first on top; `false` when it is absolute.
+/// Pushes the components of a path on a stack, the first on top; `false` when it is absolute.
 fn push(rest: &mut Vec<OsString>, path: &OsStr) -> bool {
     let names = path.as_bytes().split(|byte| *byte == b'/').rev();
     let names = names.filter(|name| !matches!(name, [] | [b'.']));
@@ -164,7 +162,7 @@ fn push(rest: &mut Vec<OsString>, path: &OsStr) -> bool {
     !path.as_bytes().starts_with(b"/")
 }
 
-/// `None` for what is not there or is no directory. Any other failure is one: it says nothing about where a link leads.
+/// `None` for what is missing or not a directory. Any other failure does not show where a link leads.
 fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result.map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)) {
         Ok(found) => Ok(Some(found)),

@@ -1,7 +1,7 @@
-//! Reading a tar archive member by member. Where readers of tar differ in what they make of an archive, it is refused.
+//! Reads a tar archive member by member, and rejects what readers of tar interpret differently.
 //!
-//! The layout of headers is the `tar` crate's. Its iterator is not used: it reads names of any length into memory, splits
-//! extended headers at newlines inside values, and ignores the records that say how a member is stored.
+//! The layout of headers is the `tar` crate's. Its iterator is not used: it reads names of any length into memory,
+//! splits extended headers at newlines inside values, and ignores the records that say how a member is stored.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -15,44 +15,40 @@ use crate::archive::fill;
 use crate::archive::header::{BLOCK, is_header, number, unsigned};
 use crate::deadline::DeadlineExceeded;
 
-/// The longest path and link target, as Linux has it: with the NUL that ends it (bytes).
+/// Linux's limit of a path or link target, with the terminating NUL (bytes).
 pub(super) const PATH_LIMIT: usize = 4096;
-/// The most that is read about one member from extended headers (bytes): its attributes and the map of its holes.
+/// The size limit of the extended headers of one member (bytes): its attributes and its sparse map.
 const EXTENSION_LIMIT: u64 = 8 << 20;
-/// Why a longer one is refused.
+/// The reason for rejecting a longer one.
 pub(super) const TOO_LONG: &str = "a path of over 4095 bytes";
-/// An archive with more members than this is refused.
+/// The limit of members.
 const MEMBERS: u64 = 1 << 24;
 
-/// Why an archive is not unpacked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UnpackError {
-    /// The archive is corrupt, hostile, or of a kind that is not read.
+    /// The archive is corrupt, hostile, or of an unsupported kind.
     #[error("{member}: {reason}")]
     Archive {
-        /// The member at fault, made printable.
+        /// The member, made printable.
         member: String,
-        /// What is wrong with it.
         reason: Cow<'static, str>,
     },
     /// The archive cannot be read from the disk.
     #[error(transparent)]
     Read(io::Error),
-    /// The time for it is over.
     #[error(transparent)]
     Deadline(#[from] DeadlineExceeded),
-    /// What was in the archive cannot be written.
+    /// A member cannot be written.
     #[error("{member}")]
     Write {
-        /// The path within the directory, made printable.
+        /// Its path within the directory, made printable.
         member: String,
-        /// What the system said.
         source: io::Error,
     },
 }
 
 impl UnpackError {
-    /// The archive is not one that is unpacked, because of the member `path`.
+    /// An invalid archive, because of the member `path`.
     pub(super) fn archive(path: &[u8], reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Archive {
             member: printable(path),
@@ -60,7 +56,7 @@ impl UnpackError {
         }
     }
 
-    /// The failure of writing `path`.
+    /// Maps the failure of writing `path`.
     pub(super) fn write(path: &[u8]) -> impl Fn(io::Error) -> Self + use<> {
         let member = printable(path);
         move |source| match cause_of(&source) {
@@ -73,7 +69,7 @@ impl UnpackError {
     }
 }
 
-/// The failure of reading from the archive: the system's or the decoder's.
+/// A failure of reading the archive: the system's or the decoder's.
 impl From<io::Error> for UnpackError {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
@@ -84,17 +80,17 @@ impl From<io::Error> for UnpackError {
     }
 }
 
-/// Names from an archive reach a log line only so.
+/// Names from an archive are only logged in this form.
 fn printable(path: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(path).escape_debug().collect();
     if text.is_empty() {
-        "a member without a name".to_owned()
+        "an unnamed member".to_owned()
     } else {
         text
     }
 }
 
-/// One member of an archive. The data of a file is read from the archive.
+/// A member of an archive. The data of a file is read from the archive.
 #[derive(Debug)]
 pub(super) struct TarMember {
     /// The path as it is written in the archive.
@@ -102,13 +98,13 @@ pub(super) struct TarMember {
     pub kind: MemberKind,
     /// Permissions as with umask 022, without set-id and sticky bits.
     pub mode: u32,
-    /// Seconds since 1970, where they can be read.
+    /// Seconds since 1970, if valid.
     pub mtime: Option<i64>,
 }
 
 #[derive(Debug)]
 pub(super) enum MemberKind {
-    /// Where the data belongs in a file of `size` bytes; the rest are holes.
+    /// The data segments of a file of `size` bytes; the rest are holes.
     File {
         segments: Vec<DataSegment>,
         size: u64,
@@ -119,12 +115,11 @@ pub(super) enum MemberKind {
     HardLink(Vec<u8>),
 }
 
-/// An archive being read.
 pub(super) struct TarReader<R> {
     input: R,
-    /// Bytes of the current member's data that were not read yet.
+    /// Unread bytes of the current member's data.
     left: u64,
-    /// Bytes after the current member's data.
+    /// Padding after the current member's data.
     padding: u64,
     members: u64,
 }
@@ -139,7 +134,7 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// The next member, or `None` at the end of the archive. All that follows the end is read, so that the checksum of
+    /// The next member, or `None` at the end of the archive. The rest of the input is read too, so that the checksum of
     /// a compressed archive is compared.
     pub(super) fn next(&mut self) -> Result<Option<TarMember>, UnpackError> {
         let mut extension = ExtendedHeaders::default();
@@ -151,7 +146,7 @@ impl<R: Read> TarReader<R> {
             if got < BLOCK && got > 0 && self.members == 0 {
                 return Err(UnpackError::archive(b"the archive", "not a tar"));
             }
-            // As for tar(1), less than a block is the end too.
+            // As in tar(1), less than a block is the end too.
             if got < BLOCK || header.as_bytes().iter().all(|byte| *byte == 0) {
                 if !extension.is_empty() {
                     return Err(UnpackError::archive(
@@ -169,10 +164,10 @@ impl<R: Read> TarReader<R> {
                 return refuse("the archive has too many members");
             }
             if !is_header(header.as_bytes()) {
-                return refuse("the checksum of its header is wrong");
+                return refuse("wrong header checksum");
             }
             let Some(size) = unsigned(&header.as_old().size) else {
-                return refuse("its size is not a number");
+                return refuse("invalid size");
             };
             let kind = header.as_old().linkflag[0];
             match kind {
@@ -180,14 +175,14 @@ impl<R: Read> TarReader<R> {
                 b'K' => extension.set_link(self.name(size, &mut budget)?)?,
                 b'x' => extension.read(&self.whole(size, &mut budget)?)?,
                 b'g' => ExtendedHeaders::check_global(&self.whole(size, &mut budget)?)?,
-                // The label of a volume.
+                // A volume label.
                 b'V' if extension.is_empty() => self.begin(size),
                 _ => return self.member(&header, path, size, extension).map(Some),
             }
         }
     }
 
-    /// The member that `header` begins and `extension` describes.
+    /// The member with this header and its extended headers.
     fn member(
         &mut self,
         header: &Header,
@@ -197,7 +192,7 @@ impl<R: Read> TarReader<R> {
     ) -> Result<TarMember, UnpackError> {
         let old = header.as_old();
         let size = match old.linkflag[0] {
-            // Without data, whatever their size says: some writers state that of the original.
+            // No data, whatever their size: some writers set that of the link target.
             b'1' | b'2' | b'5' => 0,
             _ => extension.size.unwrap_or(size),
         };
@@ -212,7 +207,7 @@ impl<R: Read> TarReader<R> {
         let kind = match old.linkflag[0] {
             b'0' | 0 | b'7' if !(slash && size == 0) => {
                 if slash {
-                    return refuse("the name of a directory for a file with data");
+                    return refuse("a file with data whose name ends in a slash");
                 }
                 self.begin(size);
                 let (numbers, real) = match extension.sparse.take() {
@@ -224,7 +219,7 @@ impl<R: Read> TarReader<R> {
             b'S' => match header.as_gnu() {
                 Some(gnu) if extension.sparse.is_none() => {
                     let real = unsigned(&gnu.realsize);
-                    // Before the data, and not counted by its size.
+                    // The map precedes the data, and is not part of its size.
                     let numbers = self.old_map(&gnu.sparse, gnu.isextended[0] != 0)?;
                     self.begin(size);
                     real.and_then(|real| file(&numbers, real, size))
@@ -234,16 +229,16 @@ impl<R: Read> TarReader<R> {
             b'0' | 0 | b'7' | b'5' => Some(MemberKind::Directory),
             b'1' => Some(MemberKind::HardLink(link)),
             b'2' => Some(MemberKind::Symlink(link)),
-            _ => return refuse("neither a file, a directory nor a link"),
+            _ => return refuse("not a file, directory or link"),
         };
         let Some(kind) = kind else {
             return refuse(sparse::UNREADABLE);
         };
         if extension.sparse.is_some() {
-            return refuse("the map of a sparse file on another member");
+            return refuse("a sparse map on a member that is not a file");
         }
         let Some(mode) = unsigned(&old.mode) else {
-            return refuse("its mode is not a number");
+            return refuse("invalid mode");
         };
         Ok(TarMember {
             kind,
@@ -287,7 +282,7 @@ impl<R: Read> TarReader<R> {
         Ok(numbers)
     }
 
-    /// Begins to read data of `size` bytes.
+    /// Starts reading data of `size` bytes.
     fn begin(&mut self, size: u64) {
         self.left = size;
         self.padding = size.wrapping_neg() % BLOCK as u64;
@@ -331,7 +326,7 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// All data of an extension, taken off what may be read before one member.
+    /// All data of an extended header, deducted from the budget of its member.
     fn whole(&mut self, size: u64, budget: &mut u64) -> Result<Vec<u8>, UnpackError> {
         let Some(left) = budget.checked_sub(size) else {
             return Err(UnpackError::archive(
@@ -351,7 +346,7 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// A name that is a member of its own, ended by NUL.
+    /// A name that has a member of its own, terminated by NUL.
     fn name(&mut self, size: u64, budget: &mut u64) -> Result<Vec<u8>, UnpackError> {
         if size > PATH_LIMIT as u64 {
             return Err(UnpackError::archive(b"the archive", TOO_LONG));
@@ -368,13 +363,13 @@ fn truncated() -> UnpackError {
     UnpackError::archive(b"the archive", "it ends in the middle of a member")
 }
 
-/// A file whose data of `stored` bytes goes where pairs of offset and length say.
+/// A file with data of `stored` bytes at the given pairs of offset and length.
 fn file(numbers: &[u64], size: u64, stored: u64) -> Option<MemberKind> {
     let segments = sparse::segments(numbers, size, stored)?;
     Some(MemberKind::File { segments, size })
 }
 
-/// The path in a header. POSIX splits a long one over two fields, GNU has other things in the second one.
+/// The path in a header. POSIX splits a long path over two fields; GNU uses the second field for other data.
 fn header_path(header: &Header) -> Vec<u8> {
     let bytes = header.as_bytes();
     let name = until_nul(&header.as_old().name);

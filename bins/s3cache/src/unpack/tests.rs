@@ -1,4 +1,4 @@
-//! What is unpacked, what is refused, and that nothing lies outside afterwards.
+//! Unpacked and rejected archives, and that no file is left outside the directory.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ fn file(bytes: &[u8]) -> File {
     file
 }
 
-/// Adds an entry whose path is written as it is, which the builder itself would refuse.
+/// Adds an entry with a path that the builder itself would reject.
 fn raw(
     builder: &mut tar::Builder<Vec<u8>>,
     path: &str,
@@ -46,7 +46,7 @@ fn raw(
 }
 
 #[test]
-fn a_tar_is_unpacked_and_replaced_by_another() {
+fn tar_is_unpacked_and_replaced_by_another() {
     let temp = tempfile::tempdir().unwrap();
     let target = temp.path().join("app");
     let first = archive(|tar| raw(tar, "bin/run", tar::EntryType::Regular, "", b"one"));
@@ -65,7 +65,7 @@ fn a_tar_is_unpacked_and_replaced_by_another() {
 }
 
 #[test]
-fn a_directory_that_is_not_ours_is_left_alone() {
+fn directory_without_marker_is_kept() {
     let temp = tempfile::tempdir().unwrap();
     std::fs::write(temp.path().join("mine"), "x").unwrap();
     let tar = archive(|tar| raw(tar, "a", tar::EntryType::Regular, "", b"x"));
@@ -77,7 +77,7 @@ fn a_directory_that_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn only_what_a_killed_run_has_left_is_removed_beside_the_target() {
+fn only_scratch_directories_are_removed_beside_target() {
     let left = [".app.s3cache-123-a5f", ".app.s3cache-123-1"];
     let kept = [
         ".app.s3cache-mybackup",
@@ -98,7 +98,7 @@ fn only_what_a_killed_run_has_left_is_removed_beside_the_target() {
 }
 
 #[test]
-fn nothing_escapes_and_nothing_is_left() {
+fn hostile_archive_leaves_nothing() {
     use tar::EntryType::{Char, Fifo, Link, Regular, Symlink};
     for (path, kind, link) in [
         ("../evil", Regular, ""),
@@ -124,7 +124,7 @@ fn nothing_escapes_and_nothing_is_left() {
 }
 
 #[test]
-fn links_within_are_kept() {
+fn links_within_directory_are_kept() {
     let temp = tempfile::tempdir().unwrap();
     let target = temp.path().join("app");
     let tar = archive(|tar| {
@@ -136,7 +136,7 @@ fn links_within_are_kept() {
 }
 
 #[test]
-fn gzip_alone_and_around_a_tar() {
+fn gzip_and_tgz_are_unpacked() {
     let gzip = |bytes: &[u8]| {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(bytes).unwrap();
@@ -176,7 +176,7 @@ fn gzip_alone_and_around_a_tar() {
 }
 
 #[test]
-fn unpacking_that_is_late_is_a_timeout_and_leaves_nothing() {
+fn unpacking_past_deadline_fails_and_leaves_nothing() {
     let gzip = |bytes: &[u8]| {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(bytes).unwrap();
@@ -199,11 +199,11 @@ fn unpacking_that_is_late_is_a_timeout_and_leaves_nothing() {
         assert!(text.starts_with("s3://b/a: not finished within"), "{text}");
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "{name}");
     }
-    // What reads nothing more looks at the clock too.
+    // Steps that read no more input check the deadline too.
     let temp = tempfile::tempdir().unwrap();
     std::fs::write(temp.path().join("f"), "").unwrap();
     let root = Dir::open(temp.path()).unwrap();
-    let checked = symlinks::check(&root, &late);
+    let checked = symlinks::check_symlinks(&root, &late);
     assert!(
         matches!(checked, Err(UnpackError::Deadline(_))),
         "{checked:?}"

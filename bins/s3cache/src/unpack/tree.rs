@@ -1,5 +1,5 @@
 //! The directory that an archive is unpacked into. Every path is walked from its handle, component by component and
-//! without following a link, so that nothing in an archive can lead out of it.
+//! without following a link, so that an archive cannot leave it.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -19,23 +19,21 @@ use super::symlinks;
 use super::tar_reader::{MemberKind, TarMember, TarReader, UnpackError};
 use crate::deadline::Deadline;
 
-/// Directories nested deeper than this are refused: removing them takes a handle each.
+/// The limit of nested directories: removing them takes a handle each.
 const DEPTH: usize = 128;
-/// The longest name in a directory, as Linux has it (bytes).
+/// Linux's limit of a file name (bytes).
 const NAME: usize = 255;
-/// What may be remembered about directories until the end (bytes).
+/// Memory for the modes and times of directories (bytes).
 const REMEMBERED: usize = 32 << 20;
-/// What is copied at once (bytes).
 const BUFFER: usize = 128 << 10;
 
-/// A path below the root whose every directory is a real one. Ordered, a directory comes before what is in it.
+/// A path below the root whose directories are not symlinks. In order, a directory precedes its content.
 type RealPath = Vec<OsString>;
 
-/// A tree being unpacked.
 pub(super) struct UnpackedTree<'a> {
     root: &'a Dir,
     deadline: &'a Deadline,
-    /// Modes and times of directories. They are set last: a directory may forbid to write what the archive has in it.
+    /// Modes and times of directories, set last: a directory may be read-only although the archive has members in it.
     directories: BTreeMap<RealPath, (u32, Option<i64>)>,
     remembered: usize,
     buffer: Vec<u8>,
@@ -52,7 +50,7 @@ impl<'a> UnpackedTree<'a> {
         }
     }
 
-    /// Unpacks one member, in place of what an earlier member of this name made.
+    /// Unpacks one member, replacing an earlier member of the same name.
     pub(super) fn add<R: Read>(
         &mut self,
         archive: &mut TarReader<R>,
@@ -62,9 +60,9 @@ impl<'a> UnpackedTree<'a> {
         let mut parts = components(path)?;
         let Some(name) = parts.pop() else {
             return match member.kind {
-                // The directory itself, whose mode is not the archive's.
+                // The target directory itself keeps its own mode.
                 MemberKind::Directory => Ok(()),
-                _ => Err(UnpackError::archive(path, "not the name of a file")),
+                _ => Err(UnpackError::archive(path, "not a file name")),
             };
         };
         let ResolvedDirectory {
@@ -74,7 +72,7 @@ impl<'a> UnpackedTree<'a> {
         } = self.walk(path, &parts, MissingDirectory::Create)?;
         real.push(name.clone());
         if links.contains(&real) {
-            let reason = "it takes the place of a symlink that it leads through";
+            let reason = "it replaces a symlink that it leads through";
             return Err(UnpackError::archive(path, reason));
         }
         let failed = UnpackError::write(path);
@@ -138,7 +136,7 @@ impl<'a> UnpackedTree<'a> {
         real: &RealPath,
     ) -> Result<(), UnpackError> {
         let refuse = || {
-            let reason = "a hard link to something that is not a file before it in the archive";
+            let reason = "a hard link to something that is not an earlier file of the archive";
             UnpackError::archive(path, reason)
         };
         let mut parts = components(target)?;
@@ -147,7 +145,7 @@ impl<'a> UnpackedTree<'a> {
         let (from, mut from_real) = (walked.dir, walked.real);
         from_real.push(source.clone());
         let is_itself = from_real == *real;
-        // All that is not a directory is a file or a symlink of this run, and the check of symlinks comes last.
+        // Anything but a directory is a file or symlink of this run, and symlinks are checked at the end.
         match is_directory(&from, &source) {
             Ok(_) if is_itself && from.stat(&source).is_ok() => return Ok(()),
             Ok(false) if from.stat(&source).is_ok() => {}
@@ -158,7 +156,7 @@ impl<'a> UnpackedTree<'a> {
         self.place(path, dir, real, || from.link_to(&source, dir, name))
     }
 
-    /// Makes something at a place, after removing what an earlier member has put there.
+    /// Creates a file or link, after removing what an earlier member has created there.
     fn place<T>(
         &mut self,
         path: &[u8],
@@ -200,7 +198,7 @@ impl<'a> UnpackedTree<'a> {
         let mut at = 0;
         for (offset, length) in segments {
             if *length == 0 {
-                // It only says where the file ends.
+                // It only marks the end of the file.
                 continue;
             }
             if *offset != at {
@@ -221,8 +219,8 @@ impl<'a> UnpackedTree<'a> {
         Ok(())
     }
 
-    /// Opens the directory that `parts` of `path` lead to. As tar does, it goes through a symlink of an earlier member
-    /// if that is relative and holds no `..`: such a one leads to what is below it.
+    /// Opens the directory that `parts` of `path` lead to. As tar does, it follows a symlink of an earlier member if
+    /// that is relative and has no `..`: such a symlink leads further down.
     fn walk(
         &self,
         path: &[u8],
@@ -248,20 +246,20 @@ impl<'a> UnpackedTree<'a> {
                             dir.create_child(&name, 0o755).map_err(&failed)?
                         }
                         MissingDirectory::Refuse => {
-                            return refuse("it is not in the archive before");
+                            return refuse("its directory is not an earlier member");
                         }
                     },
                     Errno::ELOOP | Errno::ENOTDIR => {
                         let Some(target) = dir.read_link(&name).map_err(&failed)? else {
-                            return refuse("a file stands where it needs a directory");
+                            return refuse("a component of its path is a file");
                         };
                         let Ok(through) = components(target.as_bytes()) else {
                             return refuse(
-                                "it leads through a symlink that is absolute or holds `..`",
+                                "its path has a symlink that is absolute or contains `..`",
                             );
                         };
                         if links.len() >= symlinks::HOPS {
-                            return refuse("it leads through too many symlinks");
+                            return refuse("its path has too many symlinks");
                         }
                         links.push([real.as_slice(), &[name]].concat());
                         rest.extend(through.into_iter().rev());
@@ -275,10 +273,10 @@ impl<'a> UnpackedTree<'a> {
         Ok(ResolvedDirectory { dir, real, links })
     }
 
-    /// Checks that no symlink leads out of the tree, and gives directories their modes and times.
+    /// Checks that no symlink leads out of the tree, and sets modes and times of directories.
     pub(super) fn finish(self) -> Result<(), UnpackError> {
-        symlinks::check(self.root, self.deadline)?;
-        // What is in a directory comes before it: its mode may forbid to go there.
+        symlinks::check_symlinks(self.root, self.deadline)?;
+        // Children first: the mode of a directory may forbid access to them.
         for (real, (mode, mtime)) in self.directories.iter().rev() {
             self.deadline.check()?;
             let path: PathBuf = real.iter().collect();
@@ -296,7 +294,7 @@ impl<'a> UnpackedTree<'a> {
     }
 }
 
-/// Whether `name` is a directory itself. What is not there is none.
+/// Whether `name` is a directory itself.
 fn is_directory(dir: &Dir, name: &OsStr) -> io::Result<bool> {
     match dir.stat(name) {
         Ok(found) => Ok(found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()),
@@ -305,24 +303,23 @@ fn is_directory(dir: &Dir, name: &OsStr) -> io::Result<bool> {
     }
 }
 
-/// Where a path leads.
+/// The directory that a path leads to.
 struct ResolvedDirectory {
-    /// The directory.
     dir: Dir,
-    /// Its path.
+    /// Its path without symlinks.
     real: RealPath,
-    /// The symlinks that the path leads through.
+    /// The symlinks on the way.
     links: Vec<RealPath>,
 }
 
-/// What a walk does about a directory that is not there.
+/// What to do about a missing directory.
 #[derive(Clone, Copy)]
 enum MissingDirectory {
     Create,
     Refuse,
 }
 
-/// The names in a path. One that is absolute, holds `..`, or has a name that no directory takes is refused.
+/// The components of a path. An absolute path, `..`, or a component that is too long is rejected.
 fn components(path: &[u8]) -> Result<Vec<OsString>, UnpackError> {
     let refuse = |reason| Err(UnpackError::archive(path, reason));
     let mut names = Vec::new();
@@ -333,7 +330,7 @@ fn components(path: &[u8]) -> Result<Vec<OsString>, UnpackError> {
         match name {
             b"" | b"." => {}
             b".." => return refuse("the path leads out of the directory"),
-            _ if name.len() > NAME => return refuse("a name in it is too long"),
+            _ if name.len() > NAME => return refuse("a component is too long"),
             _ => names.push(OsStr::from_bytes(name).to_owned()),
         }
     }

@@ -1,4 +1,4 @@
-//! `s3cache exists`: is this build published? What a deploy tool asks first.
+//! `s3cache exists`: whether a build is published, for deployment tools.
 
 use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
@@ -8,7 +8,6 @@ use crate::settings::Settings;
 use crate::source::ArtifactSource;
 use crate::store::{self, GetRequest, HeadResponse, StoreErrorKind};
 
-/// Flags of `s3cache exists`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExistsArgs {
     /// The artifact
@@ -18,16 +17,16 @@ pub(crate) struct ExistsArgs {
     json: bool,
 }
 
-/// Asks the store, not the cache. Prints nothing without `--json`: the exit code is the answer.
+/// Queries the store, not the cache. Without `--json` the exit code is the only result.
 ///
 /// # Errors
-/// It is not there (exit 66), or the store cannot say (exit 69 or 77).
+/// It does not exist (exit 66), or the store does not show whether it does (exit 69 or 77).
 pub(crate) fn run(args: &ExistsArgs, settings: &Settings) -> Result<Exit, Failure> {
     let source = ArtifactSource::parse(&args.source)?;
     let meta = run_until_deadline(&settings.deadline(&source), async {
         let store = store::open(&source, &settings.access, settings.timeout).await?;
         let asked = match store.head(&source, None).await {
-            // A server that knows no HEAD is asked for one byte.
+            // A server may reject HEAD, but allow a GET of one byte.
             Err(error) if error.kind == StoreErrorKind::Permanent => {
                 let want = GetRequest {
                     range: Some((0, 0)),

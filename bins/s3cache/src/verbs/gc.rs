@@ -1,4 +1,4 @@
-//! `s3cache gc`: removes garbage and what is over the bounds; as root, for every user.
+//! `s3cache gc`: removes garbage, and evicts what exceeds the limits; as root, for every user.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use nix::sys::statvfs::fstatvfs;
 use serde_json::json;
 use tracing::warn;
 
-use super::{counted, disk, usable_shares};
+use super::{format_count, io_failure, usable_shares};
 use crate::cache::eviction::{EvictionMode, RECENT, evict_blob, is_recent, remove_dead_partials};
 use crate::cache::gc::{EvictionCandidate, FreedSpace, by_age, sweep};
 use crate::cache::process_references::ProcessReferences;
@@ -20,14 +20,13 @@ use crate::cache::{CacheShare, pex_root, space};
 use crate::settings::Settings;
 use crate::unpack;
 
-/// Flags of `s3cache gc`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GcArgs {
-    /// Also remove artifacts that were not used for so long, even those of the last hour; less than 1h also shortens
-    /// the hour after their start for which unpacked pexes stay
+    /// Also remove artifacts not used for this long, even within the last hour; less than 1h also removes unpacked
+    /// pexes that were started less than an hour ago
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     max_age: Option<Duration>,
-    /// Say what would be removed, and change nothing
+    /// Print what would be removed, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Print one JSON object per user
@@ -38,7 +37,7 @@ pub(crate) struct GcArgs {
 /// Collects garbage.
 ///
 /// # Errors
-/// The disk fails (exit 74); the parts of other users are collected all the same.
+/// The disk fails (exit 74); the shares of other users are collected nevertheless.
 pub(crate) fn run(args: &GcArgs, settings: &Settings) -> Result<Exit, Failure> {
     let (shares, mut failed) = usable_shares(settings)?;
     if shares.is_empty() {
@@ -50,7 +49,7 @@ pub(crate) fn run(args: &GcArgs, settings: &Settings) -> Result<Exit, Failure> {
     let mut round = GcRun::new(args, settings, &shares);
     let mut check = |share: &CacheShare, done: io::Result<()>| {
         if let Err(error) = done {
-            failed.get_or_insert_with(|| disk(share, error));
+            failed.get_or_insert_with(|| io_failure(share, error));
         }
     };
     for (at, share) in shares.iter().enumerate() {
@@ -58,7 +57,7 @@ pub(crate) fn run(args: &GcArgs, settings: &Settings) -> Result<Exit, Failure> {
     }
     round
         .check_keep_free()
-        .map_err(|error| disk(&shares[0], error))?;
+        .map_err(|error| io_failure(&shares[0], error))?;
     for (at, share) in shares.iter().enumerate() {
         check(share, round.make_room(at));
     }
@@ -73,21 +72,20 @@ pub(crate) fn run(args: &GcArgs, settings: &Settings) -> Result<Exit, Failure> {
     failed.map_or(Ok(Exit::OK), Err)
 }
 
-/// One collection. What is freed and what is held count the same: artifacts, partial downloads, quarantined blobs,
-/// failure records and unpacked pexes.
+/// One collection. Freed and used bytes count the same files: artifacts, partial downloads, quarantined blobs, failure
+/// records and unpacked pexes.
 struct GcRun<'a> {
     args: &'a GcArgs,
     settings: &'a Settings,
     shares: &'a [CacheShare],
-    act: EvictionMode,
+    mode: EvictionMode,
     in_use: ProcessReferences,
-    /// The bound of all shares together (bytes).
+    /// The limit of all shares together (bytes).
     total_max: u64,
-    /// What stays free on the filesystem (bytes).
+    /// To be kept free on the filesystem (bytes).
     keep_free: u64,
-    /// What each share holds (bytes).
+    /// Bytes used by each share.
     held: Vec<u64>,
-    /// What each share was relieved of.
     freed: Vec<FreedSpace>,
 }
 
@@ -97,7 +95,7 @@ impl<'a> GcRun<'a> {
             args,
             settings,
             shares,
-            act: if args.dry_run {
+            mode: if args.dry_run {
                 EvictionMode::DryRun
             } else {
                 EvictionMode::Remove
@@ -114,10 +112,11 @@ impl<'a> GcRun<'a> {
         }
     }
 
-    /// Whether a share, all together or the disk are over a bound, after `freed` more bytes of the share are gone.
+    /// Whether a limit is exceeded (of a share, of all shares, or of the disk), after `freed` more bytes of the share
+    /// are gone.
     fn is_over(&self, at: usize, freed: u64) -> io::Result<bool> {
         let (mine, all) = (self.held[at], self.held.iter().sum::<u64>());
-        let more = match self.act {
+        let more = match self.mode {
             EvictionMode::Remove => 0,
             EvictionMode::DryRun => freed,
         };
@@ -126,10 +125,10 @@ impl<'a> GcRun<'a> {
             || self.free()?.saturating_add(more) < self.keep_free)
     }
 
-    /// What is free on the filesystem, or would be (bytes).
+    /// Free bytes on the filesystem, after what a dry run would have removed.
     fn free(&self) -> io::Result<u64> {
         let free = free_bytes(self.settings)?;
-        Ok(match self.act {
+        Ok(match self.mode {
             EvictionMode::Remove => free,
             EvictionMode::DryRun => self
                 .freed
@@ -138,11 +137,11 @@ impl<'a> GcRun<'a> {
         })
     }
 
-    /// Leaves `keep_free` alone when evicting everything would not reach it.
+    /// Ignores `keep_free` when evicting everything would not reach it.
     fn check_keep_free(&mut self) -> io::Result<()> {
         let (free, held) = (self.free()?, self.held.iter().sum());
         if let Some(why) = space::cannot_keep_free(free, held, self.keep_free, 0) {
-            warn!("{why}; nothing is evicted for it");
+            warn!("{why}; nothing was evicted to reach it");
             self.keep_free = 0;
         }
         Ok(())
@@ -153,45 +152,45 @@ impl<'a> GcRun<'a> {
         self.held[at] = self.held[at].saturating_sub(bytes);
     }
 
-    /// Removes what nobody needs any more.
+    /// Removes garbage of a share.
     fn sweep(&mut self, at: usize) -> io::Result<()> {
         let share = &self.shares[at];
-        if self.act == EvictionMode::Remove {
+        if self.mode == EvictionMode::Remove {
             repair(share);
-            share.own_failures(unpack::sweep(share))?;
+            share.tolerate_foreign(unpack::remove_abandoned(share))?;
         }
-        self.held[at] = share.own_failures(ShareUsage::of(share))?.held();
-        let freed = sweep(share, self.args.max_age, self.act)?;
+        self.held[at] = share.tolerate_foreign(ShareUsage::of(share))?.held();
+        let freed = sweep(share, self.args.max_age, self.mode)?;
         self.freed[at].entries += freed.entries;
         self.count(at, freed.bytes);
         Ok(())
     }
 
-    /// Removes what is given up before artifacts are, when a share is over a bound: quarantined blobs and dead downloads
-    /// whatever their age, then unpacked pexes, which come back without the network.
+    /// Removes what goes before artifacts when a limit is exceeded: quarantined blobs and abandoned downloads of any
+    /// age, then unpacked pexes, which can be restored without the network.
     fn make_room(&mut self, at: usize) -> io::Result<()> {
         let share = &self.shares[at];
         if self.is_over(at, 0)? {
-            // In another user's part too this is not its owner's doing.
-            self.in_use.named()?;
-            let dead = remove_dead_partials(share, |_| Duration::ZERO, self.act);
-            let mut bytes = share.own_failures(dead)?;
-            if self.act == EvictionMode::DryRun {
-                // The sweep has counted the old ones of them.
+            // An unreadable /proc is not the doing of the share's owner: it fails for other users' shares too.
+            self.in_use.pids_by_name()?;
+            let dead = remove_dead_partials(share, |_| Duration::ZERO, self.mode);
+            let mut bytes = share.tolerate_foreign(dead)?;
+            if self.mode == EvictionMode::DryRun {
+                // The sweep has already counted the old ones.
                 bytes = bytes.saturating_sub(self.freed[at].bytes);
             }
             self.count(at, bytes);
         }
         let spare = self.args.max_age.map_or(RECENT, |max| max.min(RECENT));
         let enough = |freed| Ok(!self.is_over(at, freed)?);
-        let pruned = pex_root::prune(share, &self.in_use, self.act, spare, enough);
-        let pruned = share.own_failures(pruned)?;
+        let pruned = pex_root::prune(share, &self.in_use, self.mode, spare, enough);
+        let pruned = share.tolerate_foreign(pruned)?;
         self.freed[at].pexes += pruned.pexes;
         self.count(at, pruned.bytes);
         Ok(())
     }
 
-    /// Evicts a blob if it is too old, or if its share is over a bound and it was not used just now.
+    /// Evicts a blob that is too old, or that was not used recently when a limit is exceeded.
     fn evict(&mut self, candidate: &EvictionCandidate<'_>) -> io::Result<()> {
         let (share, blob) = (candidate.share, &candidate.blob);
         let position = self.shares.iter().position(|found| found.uid == share.uid);
@@ -202,8 +201,8 @@ impl<'a> GcRun<'a> {
         if !expired && (is_recent(blob.used, now) || !self.is_over(at, 0)?) {
             return Ok(());
         }
-        let removed = match evict_blob(share, blob, &self.in_use, self.act) {
-            // A fetch that needed room was faster.
+        let removed = match evict_blob(share, blob, &self.in_use, self.mode) {
+            // A fetch that needed room evicted it first.
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             other => other?,
         };
@@ -214,13 +213,13 @@ impl<'a> GcRun<'a> {
         Ok(())
     }
 
-    /// Removes the entries of what was evicted, and corrects the counters.
+    /// Removes the entries of evicted blobs, and corrects the counters.
     fn finish(&mut self, at: usize) -> io::Result<()> {
-        if self.act == EvictionMode::Remove {
+        if self.mode == EvictionMode::Remove {
             let share = &self.shares[at];
-            self.freed[at].entries += sweep(share, None, self.act)?.entries;
+            self.freed[at].entries += sweep(share, None, self.mode)?.entries;
             let counted = space::recount(share).map(Some);
-            if let Some(held) = share.own_failures(counted)? {
+            if let Some(held) = share.tolerate_foreign(counted)? {
                 self.held[at] = held.total();
             }
         }
@@ -228,11 +227,11 @@ impl<'a> GcRun<'a> {
     }
 
     fn report(&self, at: usize) -> Result<(), Failure> {
-        let (uid, freed, held) = (self.shares[at].uid, self.freed[at], self.held[at]);
+        let (uid, freed, used) = (self.shares[at].uid, self.freed[at], self.held[at]);
         if self.args.json {
             return stdout::print_json(
-                &json!({"uid": uid, "blobs": freed.blobs, "bytes": freed.bytes, "entries": freed.entries,
-                "unpacked": freed.pexes, "held": held, "dry_run": self.args.dry_run}),
+                &json!({"uid": uid, "blobs": freed.blobs, "unpacked_pexes": freed.pexes, "entries": freed.entries,
+                "freed_bytes": freed.bytes, "used_bytes": used, "dry_run": self.args.dry_run}),
             );
         }
         let would = if self.args.dry_run {
@@ -241,11 +240,11 @@ impl<'a> GcRun<'a> {
             "freed"
         };
         stdout::print_line(format_args!(
-            "uid {uid}: {would} {} ({}, {}), {} held",
+            "uid {uid}: {would} {} ({}, {}), {} in use",
             format_size(freed.bytes),
-            counted(freed.blobs, "artifact", "artifacts"),
-            counted(freed.pexes, "unpacked pex", "unpacked pexes"),
-            format_size(held),
+            format_count(freed.blobs, "artifact", "artifacts"),
+            format_count(freed.pexes, "unpacked pex", "unpacked pexes"),
+            format_size(used),
         ))
     }
 }

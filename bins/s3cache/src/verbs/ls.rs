@@ -1,5 +1,5 @@
-//! `s3cache ls`: what is cached, how big, how old, when used last, and by whom it is in use. A prefix is listed in its
-//! store instead.
+//! `s3cache ls`: cached artifacts with size, age, last use, and the processes that use them; for a prefix, the store's
+//! objects.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
@@ -9,16 +9,15 @@ use hostkit::units::{format_duration, format_size};
 use hostkit::{Exit, Failure, clock, stdout};
 use serde_json::json;
 
-use super::{check_found, check_words, ls_store, names_of, readable_shares};
+use super::{check_found, check_sources, ls_store, names_of, readable_shares};
 use crate::cache::process_references::ProcessReferences;
 use crate::cache::space;
 use crate::settings::Settings;
 
-/// Flags of `s3cache ls`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LsArgs {
-    /// Only these: a source, a file name, the first 8 or more digits of a digest, or the path of a cached artifact. A
-    /// prefix that ends in a slash is listed in its store: s3://bucket/prefix/
+    /// Only these: a source, a file name, at least 8 digits of a digest, or the path of a cached artifact. A prefix
+    /// with a slash at its end lists the store: s3://bucket/prefix/
     #[arg(value_name = "WHAT")]
     what: Vec<String>,
     /// Print one JSON object per line
@@ -26,10 +25,10 @@ pub(crate) struct LsArgs {
     json: bool,
 }
 
-/// Lists the cache, or what stores have below the prefixes that are given.
+/// Lists the cache, or the stores of the given prefixes.
 ///
 /// # Errors
-/// There is no cache, nothing below a prefix, or no such artifact (exit 66); a store does not list it.
+/// There is no cache, nothing below a prefix, or no such artifact (exit 66); a store cannot be listed.
 pub(crate) fn run(args: &LsArgs, settings: &Settings) -> Result<Exit, Failure> {
     let mut what = Vec::new();
     for word in &args.what {
@@ -41,7 +40,7 @@ pub(crate) fn run(args: &LsArgs, settings: &Settings) -> Result<Exit, Failure> {
     if what.is_empty() && !args.what.is_empty() {
         return Ok(Exit::OK);
     }
-    check_words(&what, settings)?;
+    check_sources(&what, settings)?;
     let (holders, in_use) = (lease_holders(), ProcessReferences::default());
     let (mut rows, mut listed) = (Vec::new(), HashSet::new());
     for share in readable_shares(settings)? {
@@ -60,7 +59,7 @@ pub(crate) fn run(args: &LsArgs, settings: &Settings) -> Result<Exit, Failure> {
                 .open_blob(&entry.sha256, &entry.name)
                 .ok()
                 .and_then(|(file, _)| Some(file.metadata().ok()?.ino()));
-            // Without a blob the entry is a leftover, which gc removes.
+            // The blob was evicted; gc removes the entry.
             let Some(inode) = inode else { continue };
             listed.extend(named);
             let last = used.get(&entry.sha256).copied().unwrap_or(UNIX_EPOCH);
@@ -80,18 +79,18 @@ pub(crate) fn run(args: &LsArgs, settings: &Settings) -> Result<Exit, Failure> {
         ))?;
     }
     for (last, uid, entry, mut leases) in rows {
-        // Without a readable /proc it is not known.
-        let named_by = in_use.of_blob(&entry.sha256).ok();
+        // Unknown when /proc cannot be read.
+        let referenced_by = in_use.pids_of_blob(&entry.sha256).ok();
         if args.json {
             stdout::print_json(&json!({
                 "source": entry.source, "name": entry.name, "sha256": entry.sha256, "size": entry.size, "uid": uid,
-                "fetched": entry.fetched, "used": seconds(last), "vouched": entry.vouched, "leases": leases,
-                "named_by": named_by,
+                "fetched": entry.fetched, "used": seconds(last), "verified_by": entry.verified_by, "leases": leases,
+                "referenced_by": referenced_by,
             }))?;
             continue;
         }
-        // For people both are the same: why it stays.
-        leases.extend(named_by.unwrap_or_default());
+        // For people a lease and a reference are the same: the reason why it stays.
+        leases.extend(referenced_by.unwrap_or_default());
         leases.sort_unstable();
         leases.dedup();
         let lease = leases
@@ -117,12 +116,12 @@ fn seconds(time: SystemTime) -> u64 {
 }
 
 fn since(time: SystemTime) -> String {
-    // A clock that was set back shows as "now".
+    // The time may be in the future, when the clock was set back.
     format_duration(clock::now().duration_since(time).unwrap_or_default())
 }
 
-/// Inode -> pids that hold a shared flock on it. An inode number of another filesystem may be among them; the list is
-/// for people.
+/// Inode -> pids that hold a shared flock on it. Inodes of other filesystems may collide, which is good enough for
+/// display.
 fn lease_holders() -> HashMap<u64, Vec<u32>> {
     let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let me = std::process::id();

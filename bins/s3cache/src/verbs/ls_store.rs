@@ -1,4 +1,4 @@
-//! `s3cache ls s3://bucket/prefix/`: what a store has, not what is cached of it.
+//! `s3cache ls s3://bucket/prefix/`: lists the objects of a store.
 
 use std::ops::ControlFlow;
 
@@ -11,14 +11,14 @@ use crate::settings::Settings;
 use crate::source::ArtifactSource;
 use crate::store::{self, ListedObject, ListingVisitor};
 
-/// The place that a word of the command line names, if it is not an artifact: it ends in a slash, or is a bare bucket.
+/// The prefix that a word names, if it does not name an artifact: it ends in a slash, or is a bare bucket.
 ///
 /// # Errors
-/// It is such a place, but no source (exit 2).
+/// It is a prefix, but not a valid source (exit 2).
 pub(super) fn prefix(word: &str) -> Result<Option<ArtifactSource>, Failure> {
     let prefix = parse_prefix(word)?;
     if let Some(source @ ArtifactSource::Http(_)) = &prefix {
-        let text = format!("{source}: a web server does not list what it has");
+        let text = format!("cannot list {source}: a web server has no listing");
         return Err(Failure::new(Exit::USAGE, text).remedy("only s3:// and file:/// can be listed"));
     }
     Ok(prefix)
@@ -31,7 +31,7 @@ fn parse_prefix(word: &str) -> Result<Option<ArtifactSource>, Failure> {
         .map(|(_, rest)| rest.trim_end_matches('/'))
         .filter(|rest| !rest.contains('/'));
     match bucket {
-        // A bucket is no artifact either; any key makes it one.
+        // A bucket alone is not a valid source; any key makes it one.
         Some(bucket) => match ArtifactSource::parse(&format!("s3://{bucket}/key"))? {
             ArtifactSource::S3 { bucket, .. } => Ok(Some(ArtifactSource::S3 {
                 bucket,
@@ -60,10 +60,10 @@ pub fn list_store(
     })
 }
 
-/// Prints the objects of one level, as they arrive, and the prefixes below it.
+/// Prints the objects and prefixes of one level as they arrive.
 ///
 /// # Errors
-/// There is nothing (exit 66), or the store does not list it.
+/// There is nothing (exit 66), or the store cannot be listed.
 pub(super) fn run(prefix: &ArtifactSource, json: bool, settings: &Settings) -> Result<(), Failure> {
     let (mut any, mut printed) = (false, Ok(()));
     list_store(prefix, settings, &mut |listed| {
@@ -79,8 +79,8 @@ pub(super) fn run(prefix: &ArtifactSource, json: bool, settings: &Settings) -> R
         return Ok(());
     }
     Err(
-        Failure::new(Exit::NOT_FOUND, format!("there is nothing below {prefix}"))
-            .remedy("check the prefix; without its slash `ls` shows what is cached"),
+        Failure::new(Exit::NOT_FOUND, format!("nothing below {prefix}"))
+            .remedy("check the prefix; without the slash, `ls` shows cached artifacts"),
     )
 }
 

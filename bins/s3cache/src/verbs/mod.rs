@@ -1,4 +1,4 @@
-//! What s3cache does besides fetching: one file per verb, each with its own flags and `run`.
+//! The verbs of s3cache: one file each, with its flags and `run`.
 
 pub(crate) mod exists;
 pub(crate) mod gc;
@@ -25,13 +25,13 @@ use crate::source::ArtifactSource;
 /// Every share the caller can read: its own first, then the others by uid.
 ///
 /// # Errors
-/// There is no such directory (exit 66).
+/// There is no cache directory (exit 66).
 pub fn readable_shares(settings: &Settings) -> Result<Vec<CacheShare>, Failure> {
     let opened = open_shares(settings)?.into_iter();
     Ok(opened.filter_map(|(_, share)| share.ok()).collect())
 }
 
-/// The part of each uid, opened or not.
+/// The share of each uid, opened or not.
 fn open_shares(settings: &Settings) -> Result<Vec<(u32, io::Result<CacheShare>)>, Failure> {
     let path = &settings.cache_dir;
     let root = Dir::open(path).map_err(|error| {
@@ -39,7 +39,7 @@ fn open_shares(settings: &Settings) -> Result<Vec<(u32, io::Result<CacheShare>)>
             Exit::NOT_FOUND,
             format!("cannot open the cache {}", path.display()),
         )
-        .remedy("name it with --cache-dir")
+        .remedy("name its directory with --cache-dir")
         .because(error)
     })?;
     let me = nix::unistd::geteuid().as_raw();
@@ -49,16 +49,16 @@ fn open_shares(settings: &Settings) -> Result<Vec<(u32, io::Result<CacheShare>)>
     Ok(uids.into_iter().map(open).collect())
 }
 
-/// The caller's own share, where it is usable.
+/// The caller's own share, if it can be opened.
 pub(crate) fn own_share(settings: &Settings) -> Option<CacheShare> {
     let root = cache::root(&settings.cache_dir).ok()?;
     CacheShare::open(&root, nix::unistd::geteuid().as_raw(), true).ok()
 }
 
-/// The caller's own shares: as root, those of all users.
+/// The shares the caller may change: its own; as root, those of all users.
 ///
 /// # Errors
-/// There is no cache (exit 66), or the caller's own part of it is not usable (exit 74).
+/// There is no cache (exit 66), or the caller's own share cannot be opened (exit 74).
 fn own_shares(settings: &Settings) -> Result<Vec<CacheShare>, Failure> {
     match usable_shares(settings)? {
         (_, Some(failure)) => Err(failure),
@@ -66,8 +66,8 @@ fn own_shares(settings: &Settings) -> Result<Vec<CacheShare>, Failure> {
     }
 }
 
-/// The caller's own shares, and why the caller's own part is not one of them: it does not keep root from those of others.
-/// What is wrong with another user's part is logged.
+/// As [`own_shares`], but a failure of the caller's own share is returned beside the others: it must not keep root from
+/// them. Failures of other users' shares are logged.
 ///
 /// # Errors
 /// There is no cache (exit 66).
@@ -78,10 +78,13 @@ fn usable_shares(settings: &Settings) -> Result<(Vec<CacheShare>, Option<Failure
         match opened {
             Ok(share) if share.own => shares.push(share),
             Err(error) if uid == me.as_raw() => {
-                failed = Some(disk_at(&settings.cache_dir.join(uid.to_string()), error));
+                failed = Some(io_failure_at(
+                    &settings.cache_dir.join(uid.to_string()),
+                    error,
+                ));
             }
             Err(error) if me.is_root() => {
-                warn!(uid, %error, "cannot use this user's part of the cache");
+                warn!(uid, %error, "cannot open this user's share");
             }
             _ => {}
         }
@@ -89,29 +92,32 @@ fn usable_shares(settings: &Settings) -> Result<(Vec<CacheShare>, Option<Failure
     Ok((shares, failed))
 }
 
-/// The failure of reading or writing a share.
-fn disk(share: &CacheShare, error: io::Error) -> Failure {
-    disk_at(share.dir().path(), error)
+fn io_failure(share: &CacheShare, error: io::Error) -> Failure {
+    io_failure_at(share.dir().path(), error)
 }
 
-fn disk_at(share: &Path, error: io::Error) -> Failure {
-    Failure::new(Exit::IO, format!("cannot work on {}", share.display())).because(error)
+fn io_failure_at(share: &Path, error: io::Error) -> Failure {
+    Failure::new(
+        Exit::IO,
+        format!("cannot read or write {}", share.display()),
+    )
+    .because(error)
 }
 
-/// Makes sure that the keys of sources can be computed, before entries are compared with them.
+/// Checks that index keys of the sources can be computed.
 ///
 /// # Errors
-/// One is in S3, and the AWS configuration cannot be used (exit 78).
-fn check_words(words: &[String], settings: &Settings) -> Result<(), Failure> {
+/// One is in S3, and the AWS configuration is invalid (exit 78).
+fn check_sources(words: &[String], settings: &Settings) -> Result<(), Failure> {
     let mut sources = words
         .iter()
         .filter_map(|word| ArtifactSource::parse(word).ok());
     sources.try_for_each(|source| settings.index_key(&source).map(drop))
 }
 
-/// What people name on a command line: a source, a digest or its beginning, a file name, or the path of a blob as it was
-/// printed.
-fn matches(
+/// Whether a word of the command line names an entry: a source, a digest or its prefix, a file name, or the path of a
+/// blob.
+fn names_entry(
     share: &CacheShare,
     (key, entry): &(String, cache::IndexEntry),
     word: &str,
@@ -124,10 +130,10 @@ fn matches(
         || entry.name == word
         || entry.source == word
         || (word.len() >= 8 && entry.sha256.starts_with(&word.to_ascii_lowercase()))
-        || (word.starts_with('/') && is_path_of(share, entry, Path::new(word)))
+        || (word.starts_with('/') && is_blob_path(share, entry, Path::new(word)))
 }
 
-/// The words of a command line that name an entry.
+/// The words that name an entry.
 fn names_of<'a>(
     share: &CacheShare,
     found: &(String, cache::IndexEntry),
@@ -136,17 +142,17 @@ fn names_of<'a>(
 ) -> Vec<&'a str> {
     let words = words.iter().map(String::as_str);
     words
-        .filter(|word| matches(share, found, word, settings))
+        .filter(|word| names_entry(share, found, word, settings))
         .collect()
 }
 
-fn is_path_of(share: &CacheShare, entry: &cache::IndexEntry, path: &Path) -> bool {
+fn is_blob_path(share: &CacheShare, entry: &cache::IndexEntry, path: &Path) -> bool {
     let blobs = std::path::absolute(share.dir().path().join("blobs"));
     let blob = [&entry.sha256[..2], &entry.sha256, &entry.name];
     blobs.is_ok_and(|blobs| path == blobs.join(blob.iter().collect::<PathBuf>()))
 }
 
-/// Makes sure that each word of a command line named something.
+/// Checks that each word named something.
 ///
 /// # Errors
 /// Some did not (exit 66).
@@ -166,10 +172,9 @@ fn check_found(words: &[String], is_found: impl Fn(&str) -> bool) -> Result<(), 
         Exit::NOT_FOUND,
         format!("{} {verb} not in the cache", missing.join(", ")),
     )
-    .remedy(format!("`s3cache ls` lists what is{store}")))
+    .remedy(format!("`s3cache ls` lists cached artifacts{store}")))
 }
 
-/// A number of things, for people.
-fn counted(count: u64, one: &str, many: &str) -> String {
+fn format_count(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }

@@ -1,4 +1,4 @@
-//! `s3cache put`: publishes an artifact once, with its `.sha256` beside it. What a build server calls.
+//! `s3cache put`: publishes an artifact with its `.sha256`, for build servers.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -20,14 +20,13 @@ use crate::store::{
 };
 use crate::verification;
 
-/// Flags of `s3cache put`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PutArgs {
     /// The file to publish
     file: PathBuf,
-    /// Where to: s3://bucket/key, bucket/key or file:///path; with a slash at its end the file's name is added
+    /// The destination: s3://bucket/key, bucket/key or file:///path; after a slash at its end the file's name is added
     dest: String,
-    /// Replace an object that exists: for names that are not immutable
+    /// Replace an existing object: for names that are not immutable
     #[arg(long)]
     replace: bool,
     /// Print what was published as JSON
@@ -35,10 +34,10 @@ pub(crate) struct PutArgs {
     json: bool,
 }
 
-/// Uploads the file unless the very same one is there already.
+/// Uploads the file, unless the same file is already published.
 ///
 /// # Errors
-/// Another object of this name exists (exit 73), the file is a broken archive (exit 65), or the store failed.
+/// Another object has this name (exit 73), the file is a broken archive (exit 65), or the store failed.
 pub(crate) fn run(args: &PutArgs, settings: &Settings) -> Result<Exit, Failure> {
     let base = args
         .file
@@ -52,8 +51,8 @@ pub(crate) fn run(args: &PutArgs, settings: &Settings) -> Result<Exit, Failure> 
     };
     let dest = ArtifactSource::parse(&dest)?;
     if matches!(dest, ArtifactSource::Http(_)) {
-        let text = format!("{dest}: artifacts are not published over http");
-        return Err(Failure::new(Exit::USAGE, text).remedy("put to s3:// or file:///"));
+        let text = format!("cannot publish to {dest}: http is not supported");
+        return Err(Failure::new(Exit::USAGE, text).remedy("publish to s3:// or file:///"));
     }
     let name = dest.name()?;
     let (size, sha256, published) = run_until_deadline(&settings.deadline(&dest), async {
@@ -78,7 +77,12 @@ pub(crate) fn run(args: &PutArgs, settings: &Settings) -> Result<Exit, Failure> 
             .map_err(|error| error.into_failure(&beside))?;
         Ok((size, sha256, published))
     })?;
-    info!(%dest, bytes = size, sha256, "{}", if published { "published" } else { "was published before" });
+    let message = if published {
+        "artifact published"
+    } else {
+        "artifact was already published"
+    };
+    info!(%dest, bytes = size, sha256, "{message}");
     if args.json {
         stdout::print_json(
             &json!({"source": dest.to_string(), "size": size, "sha256": sha256, "published": published}),
@@ -93,7 +97,7 @@ struct SidecarFile {
     sha256: Sha256Hex,
 }
 
-/// Checks and hashes the file to publish as `name`: its length, its digest and its sidecar.
+/// Checks and hashes the file: its length, digest and sidecar.
 fn prepare(
     path: &Path,
     dest: &ArtifactSource,
@@ -106,9 +110,9 @@ fn prepare(
     };
     let file = open_regular(path).map_err(unreadable)?;
     let size = length(&file).map_err(unreadable)?;
-    // A broken archive is refused here, not on a hundred hosts.
+    // A broken archive is rejected here rather than on a hundred hosts.
     verification::check_archive(dest, name, &file).map_err(|failure| {
-        let remedy = format!("nothing was published; check {}", path.display());
+        let remedy = format!("check {}; nothing was published", path.display());
         failure.remedy(remedy)
     })?;
     let sha256 = digest::of_file(&file, size).map_err(unreadable)?;
@@ -129,11 +133,10 @@ fn sidecar(sha256: &str, name: &str) -> io::Result<SidecarFile> {
     Ok(SidecarFile { file, sha256 })
 }
 
-/// Makes sure that the object that exists has this digest, by what the store or the sidecar says, or by its content where
-/// there is no sidecar.
+/// Checks that the existing object has this digest, by the store's checksum, the sidecar or, without one, its content.
 ///
 /// # Errors
-/// It has another one, or nothing says which (exit 73).
+/// It differs, or cannot be compared (exit 73).
 async fn compare(
     store: &dyn ObjectStore,
     dest: &ArtifactSource,
@@ -144,7 +147,7 @@ async fn compare(
     let unknown = |why: Box<dyn std::error::Error + Send + Sync>| {
         let text = format!("{dest} exists, and cannot be compared with this file");
         Failure::new(Exit::CANNOT_CREATE, text)
-            .remedy("allow the publisher to read it and its .sha256, or publish under another name; --replace overwrites it")
+            .remedy("allow the publisher to read the object and its .sha256, publish under another name, or overwrite it with --replace")
             .because(why)
     };
     let meta = store.head(dest, None).await.map(HeadResponse::into_meta);
@@ -152,7 +155,7 @@ async fn compare(
     let digest = match meta.checksum {
         _ if meta.size != Some(size) => None,
         Some(ObjectChecksum::Sha256(found)) => Some(hostkit::hex::encode(&found)),
-        _ => match sidecar::ask(store, dest, name).await {
+        _ => match sidecar::fetch_digest(store, dest, name).await {
             Ok(SidecarDigest::Sha256(found)) => Some(found),
             // Its publisher was killed before it wrote one, or is about to.
             Ok(SidecarDigest::Absent) => {
@@ -160,7 +163,7 @@ async fn compare(
                 Some(read.map_err(|error| unknown(error.into()))?)
             }
             Ok(SidecarDigest::Unreadable(why)) => {
-                return Err(unknown(format!("its .sha256 cannot be read: {why}").into()));
+                return Err(unknown(format!("invalid .sha256: {why}").into()));
             }
             Err(error) => return Err(unknown(error.into())),
         },
@@ -168,12 +171,11 @@ async fn compare(
     if digest.as_deref() == Some(sha256) {
         return Ok(());
     }
-    let text = format!("{dest} exists and is another one");
+    let text = format!("{dest} exists with different content");
     Err(Failure::new(Exit::CANNOT_CREATE, text)
-        .remedy("publish under another name; --replace is for names that are not immutable"))
+        .remedy("publish under another name, or use --replace if the name is not immutable"))
 }
 
-/// The digest of an object's content.
 async fn read_digest(
     store: &dyn ObjectStore,
     source: &ArtifactSource,

@@ -1,4 +1,4 @@
-//! `s3cache verify`: reads blobs again and compares their digest; what differs is put aside.
+//! `s3cache verify`: reads blobs again, compares their digests, and quarantines corrupt ones.
 
 use std::collections::{HashMap, HashSet, hash_map};
 use std::io;
@@ -8,15 +8,14 @@ use hostkit::units::format_size;
 use hostkit::{Exit, Failure, stdout};
 use serde_json::json;
 
-use super::{check_found, check_words, counted, disk, names_of, own_shares};
+use super::{check_found, check_sources, format_count, io_failure, names_of, own_shares};
 use crate::cache::{CacheShare, IndexEntry, LookupResult};
 use crate::digest::{self, Sha256Hex};
 use crate::settings::Settings;
 
-/// Flags of `s3cache verify`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArgs {
-    /// Only these: a source, a file name, the first 8 or more digits of a digest, or the path of a cached artifact
+    /// Only these: a source, a file name, at least 8 digits of a digest, or the path of a cached artifact
     #[arg(value_name = "WHAT")]
     what: Vec<String>,
     /// Print one JSON object per line
@@ -24,12 +23,12 @@ pub(crate) struct VerifyArgs {
     json: bool,
 }
 
-/// Verifies the caller's blobs; as root, everybody's.
+/// Verifies the caller's blobs; as root, those of every user.
 ///
 /// # Errors
-/// A blob was corrupt (exit 65) or cannot be read (exit 74), or nothing is cached of what is named (exit 66).
+/// A blob is corrupt (exit 65) or cannot be read (exit 74), or a named artifact is not cached (exit 66).
 pub(crate) fn run(args: &VerifyArgs, settings: &Settings) -> Result<Exit, Failure> {
-    check_words(&args.what, settings)?;
+    check_sources(&args.what, settings)?;
     let (mut good, mut bad, mut bytes) = (0u64, 0u64, 0u64);
     let mut verified = HashSet::new();
     for share in own_shares(settings)? {
@@ -41,7 +40,7 @@ pub(crate) fn run(args: &VerifyArgs, settings: &Settings) -> Result<Exit, Failur
             }
             let (key, entry) = found;
             let sound = blobs.verify(&share, &key, &entry);
-            let Some(sound) = sound.map_err(|error| disk(&share, error))? else {
+            let Some(sound) = sound.map_err(|error| io_failure(&share, error))? else {
                 continue;
             };
             verified.extend(named);
@@ -70,37 +69,39 @@ pub(crate) fn run(args: &VerifyArgs, settings: &Settings) -> Result<Exit, Failur
             Exit::CORRUPT,
             format!(
                 "{} corrupt",
-                counted(bad, "cached artifact was", "cached artifacts were")
+                format_count(bad, "cached artifact was", "cached artifacts were")
             ),
         )
-        .remedy("what is corrupt was put aside and is fetched again when needed; check the disk"));
+        .remedy(
+            "check the disk; corrupt artifacts were quarantined, and are fetched again when needed",
+        ));
     }
     check_found(&args.what, |word| verified.contains(word))?;
     Ok(Exit::OK)
 }
 
-/// The blobs of a share as far as they are verified. Many sources may lead to one, which is read and counted once.
+/// The results for the blobs of a share. A blob of several sources is read and counted once.
 #[derive(Debug, Default)]
 struct BlobVerifier {
-    /// Whether each is what its digest says.
+    /// Digest -> whether its blob matches.
     sound: HashMap<Sha256Hex, bool>,
-    /// The same of each file, by its inode: what has the names of several sources is one file, or was.
+    /// Inode -> whether the file matches: names of several sources may be links of one file.
     files: HashMap<u64, bool>,
-    /// The length of all of them.
+    /// The total length of all blobs.
     bytes: u64,
 }
 
 impl BlobVerifier {
-    /// Verifies the blob of a source, and puts it aside when it is corrupt; `None` when there is none.
+    /// Verifies the blob of a source, and quarantines it when it is corrupt; `None` without a blob.
     fn verify(
         &mut self,
         share: &CacheShare,
         key: &str,
         entry: &IndexEntry,
     ) -> io::Result<Option<bool>> {
-        // Looking it up mends or puts aside what its stamp gives away; reading it finds the rest.
+        // The lookup detects what changed the stamp; reading the blob detects the rest.
         let sound = match share.lookup(key)? {
-            // Another source of it was met before, and it was put aside.
+            // The blob was quarantined through another source.
             LookupResult::Miss if self.sound.get(&entry.sha256) == Some(&false) => false,
             LookupResult::Miss => return Ok(None),
             LookupResult::Corrupt(_) => false,

@@ -199,7 +199,7 @@ fn hostile_entry_in_place_of_file_or_folder_is_removed_by_gc_of_root() {
             impostor.put(&place);
             let outcome = users.run(0, &["gc", "--dry-run", "--json", bound]).exits(0);
             assert!(
-                outcome.stdout.contains("\"unpacked\":1"),
+                outcome.stdout.contains("\"unpacked_pexes\":1"),
                 "{case}: {}",
                 outcome.stdout
             );
@@ -237,7 +237,7 @@ fn folder_writable_by_others_is_reported_by_gc_of_root() {
     std::fs::set_permissions(users.share(ANN, ""), open).unwrap();
     let outcome = users.run(0, &["gc", "--max-size=1"]).exits(0);
     outcome
-        .logs("cannot use this user's part of the cache")
+        .logs("cannot open this user's share")
         .logs("uid=20001");
     assert_eq!(every_file(&users.share(BOB, "blobs")).len(), 0);
     users
@@ -253,7 +253,7 @@ fn folder_writable_by_others_is_reported_by_gc_of_root() {
     std::fs::remove_dir_all(&own).unwrap();
     std::fs::write(&own, "").unwrap();
     let outcome = users.run(0, &["gc", "--max-size=1"]).exits(74);
-    outcome.logs("its folder partial: Not a directory");
+    outcome.logs("its directory partial: Not a directory");
     assert_eq!(every_file(&users.share(BOB, "blobs")).len(), 0);
 }
 
@@ -325,7 +325,7 @@ fn process_stopped_while_copying_bytes_is_taken_over() {
     let second = start("second").end().exits(0);
     first.signal(Signal::SIGCONT);
     first.end().exits(0);
-    second.logs("overtaking it");
+    second.logs("taking over");
     for to in ["first", "second"] {
         assert!(std::fs::read(users.home(BOB).join(to)).unwrap() == body);
     }
@@ -354,5 +354,5 @@ fn several_directory_names_of_one_uid_count_as_one_user() {
     }
     let (outcome, copy) = users.get(ANN, &origin.url(&path));
     assert_eq!(copy, body);
-    assert_eq!(outcome.stderr.matches("not what it says").count(), 1);
+    assert_eq!(outcome.stderr.matches("its digest differs").count(), 1);
 }

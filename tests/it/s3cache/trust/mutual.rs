@@ -76,7 +76,7 @@ fn dead_leader_of_other_uid_is_taken_over() {
         recorded_parts(&users.host).len() >= 4
     });
     let follower = start(&users, BOB, &origin.url(&path), "follower", &flags);
-    follower.wait_for("another process is fetching it");
+    follower.wait_for("another process is fetching");
     leader.kill();
     follower.end().exits(0).logs("continuing an interrupted");
     assert!(std::fs::read(users.home(BOB).join("follower")).unwrap() == body);

@@ -1,15 +1,15 @@
-//! What pexes have unpacked below a `PEX_ROOT`, as pex 2 lays it out: pexes and venvs by the pex's hash, and parts that
-//! several of them share, to which their symlinks lead.
+//! The layout of a `PEX_ROOT` of pex 2: pexes and venvs by the pex's hash, and shared parts, which their symlinks lead
+//! to.
 //!
 //! ```text
 //! unzipped_pexes/<n>/<pex hash>/{PEX-INFO,.last-access,...}
 //! venvs/<n>/<pex hash>/<contents>/{PEX-INFO,.last-access,...}
 //! venvs/<n>/s/<short>/venv -> ../../<pex hash>/<contents>
 //! bootstraps/<n>/<hash>, user_code/<n>/<hash>, installed_wheels/<n>/<hash>/<wheel>
-//! interpreters/<n>/<hash>/<hash>/<hash>/INTERP-INFO   what is known of an interpreter, those of venvs among them
+//! interpreters/<n>/<hash>/<hash>/<hash>/INTERP-INFO   properties of an interpreter, those of venvs included
 //! ```
 //!
-//! `<n>` is the version of each folder's format; releases before 2.20 had none.
+//! `<n>` is the version of each directory's format; releases before 2.20 had none.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -25,39 +25,37 @@ use super::pex_info::{self, PexInfo};
 use crate::cache::eviction::is_within;
 use crate::cache::repair::{existing, existing_folder};
 
-/// Folders of what belongs to one pex.
+/// Directories of single pexes.
 const PEXES: [&str; 2] = ["unzipped_pexes", "venvs"];
-/// Folders of what several pexes share.
+/// Directories of shared parts.
 const PARTS: [&str; 3] = ["bootstraps", "user_code", "installed_wheels"];
-/// The name of the file that tells of an interpreter.
+/// The name of the file that describes an interpreter.
 const INTERPRETER: &str = "INTERP-INFO";
-/// One that is longer is not one (bytes).
+/// Its size limit (bytes).
 const INTERPRETER_LIMIT: u64 = 1 << 20;
-/// How far below their folder interpreters are, at most.
+/// The depth limit of the search for it.
 const INTERPRETER_DEPTH: usize = 5;
-/// How the name of a directory ends that is being removed: renamed first, so that no pex finds half of it.
+/// The suffix of a directory that is being removed: it is renamed first, so that no pex finds half of it.
 pub(super) const TRASH: &str = ".hostkit-trash";
-/// How the name of a directory ends that a pex is unpacking to; it gets its own name when it is finished.
+/// The suffix of a directory that a pex is unpacking to, until it is complete.
 const WORK: &str = ".work";
-/// One that was last written before this time is nobody's any more.
+/// A directory that was last written before this is abandoned.
 const WORK_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// A directory below the root.
+/// A directory below the `PEX_ROOT`.
 #[derive(Debug, Clone)]
 pub(super) struct UnpackedDirectory {
-    /// The names of the directories down to it.
+    /// The names of the directories above it.
     parents: Vec<String>,
-    /// Its name.
     pub(super) name: String,
 }
 
 impl UnpackedDirectory {
-    /// The names of the directories down to it, its own the last.
+    /// The names of the directories above it and its own.
     fn path(&self) -> Vec<String> {
         [self.parents.as_slice(), std::slice::from_ref(&self.name)].concat()
     }
 
-    /// A directory in it.
     fn child(&self, name: &str) -> Self {
         Self {
             parents: self.path(),
@@ -65,7 +63,7 @@ impl UnpackedDirectory {
         }
     }
 
-    /// Opens the directory that holds it.
+    /// Opens the directory that contains it.
     pub(super) fn parent(&self, root: &Dir) -> io::Result<Dir> {
         let mut dir = root.child(".")?;
         for name in &self.parents {
@@ -78,56 +76,55 @@ impl UnpackedDirectory {
 /// An unpacked pex.
 #[derive(Debug)]
 pub(super) struct UnpackedPex {
-    /// Its name for all that it unpacks.
+    /// Its hash.
     pub(super) hash: String,
     /// Its directories.
-    pub(super) places: Vec<UnpackedDirectory>,
-    /// When it was last started, as far as pex says.
+    pub(super) directories: Vec<UnpackedDirectory>,
+    /// Its last start, as recorded by pex.
     pub(super) used: SystemTime,
-    /// The shared parts it needs; `None` when it does not say, or is not finished.
+    /// The shared parts that it needs; `None` when they are unknown, or unpacking is not complete.
     pub(super) parts: Option<HashSet<String>>,
 }
 
-/// All that is unpacked.
+/// The content of a `PEX_ROOT`.
 #[derive(Debug, Default)]
 pub(super) struct PexRootLayout {
     pub(super) pexes: Vec<UnpackedPex>,
     parts: Vec<(String, UnpackedDirectory)>,
     /// Parts that are symlinks to other parts.
     aliases: HashMap<String, HashSet<String>>,
-    /// The short names of venvs, which stand in the `#!` lines of their scripts, and the pexes they belong to.
-    shorts: Vec<(UnpackedDirectory, String)>,
-    /// What is known of the interpreters of venvs, and the hashes in it, that of their pex among them.
+    /// The short names of venvs, which are used in the `#!` lines of their scripts, and the hashes of their pexes.
+    short_names: Vec<(UnpackedDirectory, String)>,
+    /// Descriptions of interpreters of venvs, and the hashes in them, including that of their pex.
     interpreters: Vec<(UnpackedDirectory, HashSet<String>)>,
-    /// What an earlier run did not finish to remove.
+    /// Directories whose removal was interrupted.
     pub(super) trash: Vec<UnpackedDirectory>,
     /// A directory that was written within this time is still being unpacked to.
     work_span: Duration,
-    /// The hashes of what is being unpacked: pexes, and parts of them.
+    /// The hashes of pexes and parts that are being unpacked.
     pub(super) unpacking: HashSet<String>,
 }
 
-/// Whether a name is a hash as pex writes them.
+/// Whether a name is a hash of pex.
 pub(super) fn is_hash(name: &str) -> bool {
     (40..=64).contains(&name.len()) && hostkit::hex::is_hex(name)
 }
 
-/// When something was last written, or read.
+/// When a file was last written.
 pub(super) fn written(found: &FileStat) -> SystemTime {
     let seconds = u64::try_from(found.st_mtime).unwrap_or(0);
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// Whether a name is that of a directory that a pex is unpacking to. pex puts a digest in place of what a file name has
-/// no room for.
+/// Whether a pex is unpacking to a directory of this name. pex shortens long names by a digest.
 pub(super) fn is_work(name: &str) -> bool {
     let shortened = name.rsplit_once("...");
     name.ends_with(WORK) || shortened.is_some_and(|(_, digest)| is_hash(digest))
 }
 
 impl PexRootLayout {
-    /// Reads the root. Pexes that took no lease may be unpacking themselves meanwhile: what is renamed or gone when its
-    /// turn comes is left out. A directory that was written within `work_span` is still being unpacked to.
+    /// Reads the root. Pexes without a lease may be unpacking meanwhile: what is renamed or removed during the read is
+    /// left out. A directory that was written within `work_span` is still being unpacked to.
     pub(super) fn read(root: &Dir, work_span: Duration) -> io::Result<Self> {
         let mut layout = Self {
             work_span,
@@ -144,8 +141,8 @@ impl PexRootLayout {
         Ok(layout)
     }
 
-    /// Notes a directory that is being unpacked to, or that a killed pex or removal has left; says whether it is one.
-    /// `hash` is that of the pex or part which it is for.
+    /// Notes a directory that is being unpacked to, or was left by a killed pex or removal, and returns whether it is
+    /// one. `hash` is that of its pex or part.
     fn is_unfinished(
         &mut self,
         dir: &Dir,
@@ -225,7 +222,7 @@ impl PexRootLayout {
             None => {
                 self.pexes.push(UnpackedPex {
                     hash,
-                    places: Vec::new(),
+                    directories: Vec::new(),
                     used: SystemTime::UNIX_EPOCH,
                     parts: Some(HashSet::new()),
                 });
@@ -233,7 +230,7 @@ impl PexRootLayout {
                 &mut self.pexes[last]
             }
         };
-        pex.places.push(place);
+        pex.directories.push(place);
         if dirs.is_empty() {
             pex.parts = None;
         }
@@ -313,32 +310,32 @@ impl PexRootLayout {
                 name: short.to_owned(),
             };
             if !self.is_unfinished(dir, &place, hash.clone()) {
-                self.shorts.extend(hash.map(|hash| (place, hash)));
+                self.short_names.extend(hash.map(|hash| (place, hash)));
             }
         }
         Ok(())
     }
 
-    /// The directories that give the venvs of a pex their short names.
-    pub(super) fn shorts(&self, hash: &str) -> impl Iterator<Item = &UnpackedDirectory> {
-        let mine = self.shorts.iter().filter(move |(_, of)| of == hash);
+    /// The directories with the short names of a pex's venvs.
+    pub(super) fn short_names(&self, hash: &str) -> impl Iterator<Item = &UnpackedDirectory> {
+        let mine = self.short_names.iter().filter(move |(_, of)| of == hash);
         mine.map(|(place, _)| place)
     }
 
-    /// Takes a pex out; returns its places, those that name it first.
+    /// Takes out a pex; returns its directories, those that refer to it first.
     pub(super) fn take(&mut self, hash: &str) -> Vec<UnpackedDirectory> {
-        let mut places: Vec<UnpackedDirectory> = self.shorts(hash).cloned().collect();
+        let mut directories: Vec<UnpackedDirectory> = self.short_names(hash).cloned().collect();
         let of_venvs = self
             .interpreters
             .extract_if(.., |(_, hashes)| hashes.contains(hash));
-        places.extend(of_venvs.map(|(place, _)| place));
+        directories.extend(of_venvs.map(|(place, _)| place));
         let of_pex = self.pexes.extract_if(.., |pex| pex.hash == hash);
-        places.extend(of_pex.flat_map(|pex| pex.places));
-        places
+        directories.extend(of_pex.flat_map(|pex| pex.directories));
+        directories
     }
 
-    /// Takes out the parts that no pex needs. Nothing while it is not known what is needed: a pex does not say, or one
-    /// of those that run (`running`) has not finished to unpack itself.
+    /// Takes out the parts that no pex needs. None while needs are unknown: a pex does not list its parts, or one of
+    /// the `running` pexes is still unpacking.
     pub(super) fn take_unneeded(
         &mut self,
         running: &HashSet<String>,
@@ -369,7 +366,7 @@ impl PexRootLayout {
     }
 }
 
-/// The hashes among the words of a text.
+/// The hashes in a text.
 fn hashes(path: &[u8]) -> impl Iterator<Item = String> {
     let names = path.split(|byte| !byte.is_ascii_alphanumeric());
     names

@@ -1,4 +1,4 @@
-//! `PEX-INFO`: by which hash a pex unpacks itself, and which shared parts it needs.
+//! `PEX-INFO`: the hash that names the directories of an unpacked pex, and the shared parts it needs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -7,12 +7,11 @@ use std::io::{self, BufReader, Read as _};
 use hostkit::dir::Dir;
 use serde::Deserialize;
 
-/// A `PEX-INFO` larger than this is not one (bytes): it has a line for each distribution.
+/// The size limit of `PEX-INFO` (bytes): it has a line for each distribution.
 const LIMIT: u64 = 4 << 20;
-/// The name of the file, in a pex and in what it unpacks.
 pub(super) const NAME: &str = "PEX-INFO";
 
-/// What matters of it here.
+/// The fields of `PEX-INFO` that are used here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct PexInfo {
@@ -24,7 +23,7 @@ pub(super) struct PexInfo {
 }
 
 impl PexInfo {
-    /// Reads that of a pex file.
+    /// Reads `PEX-INFO` from a pex file.
     pub(super) fn of_pex(file: &File) -> io::Result<Self> {
         let reader = BufReader::new(file.try_clone()?);
         let mut archive = zip::ZipArchive::new(reader).map_err(io::Error::other)?;
@@ -44,12 +43,12 @@ impl PexInfo {
         Ok(serde_json::from_slice(&bytes)?)
     }
 
-    /// Reads that of a directory a pex has unpacked to.
+    /// Reads `PEX-INFO` from an unpacked pex.
     pub(super) fn of_directory(dir: &Dir) -> io::Result<Self> {
         Ok(serde_json::from_slice(&dir.read(NAME, LIMIT)?)?)
     }
 
-    /// The names of the parts it shares with other pexes.
+    /// The names of the shared parts.
     pub(super) fn parts(self) -> HashSet<String> {
         let hashes = [self.bootstrap_hash, self.code_hash];
         let named = hashes.into_iter().flatten();

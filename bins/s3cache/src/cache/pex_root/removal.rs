@@ -1,5 +1,5 @@
-//! Removing parts of a root, and how many bytes that frees: pex makes hard links between its folders, and a file is
-//! freed with its last link only.
+//! Removes directories of a `PEX_ROOT` and counts the bytes freed: pex hard-links files between directories, and a file
+//! is freed with its last link.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,24 +11,23 @@ use hostkit::dir::Dir;
 use super::LEASES;
 use super::layout::{TRASH, UnpackedDirectory, is_work, written};
 use crate::cache::eviction::{EvictionMode, is_within};
-use crate::cache::gc::{DEPTH, bytes_of, for_each_file, tree_bytes};
+use crate::cache::gc::{MAX_DEPTH, bytes_of, for_each_file, tree_bytes};
 
-/// The removals of one pruning, or what they would be.
+/// The removals of one run, or of a dry run.
 pub(super) struct PexRemoval<'a> {
     root: &'a Dir,
-    act: EvictionMode,
-    /// Bytes freed so far.
+    mode: EvictionMode,
     pub(super) freed: u64,
-    /// Read at the first removal: a walk over thousands of files, which a pruning that removes nothing does not need.
+    /// Read at the first removal: it walks over thousands of files.
     census: Option<PexRootCensus>,
 }
 
-/// What there was below the root at first.
+/// The files below the root before the first removal.
 #[derive(Default)]
 struct PexRootCensus {
-    /// All of it (bytes).
+    /// Their total length (bytes).
     bytes: u64,
-    /// How many links below the root that are not removed yet a file has.
+    /// Inode -> links below the root that are not removed yet.
     links: HashMap<u64, u64>,
 }
 
@@ -47,16 +46,15 @@ impl PexRootCensus {
 }
 
 impl<'a> PexRemoval<'a> {
-    pub(super) fn new(root: &'a Dir, act: EvictionMode) -> Self {
+    pub(super) fn new(root: &'a Dir, mode: EvictionMode) -> Self {
         Self {
             root,
-            act,
+            mode,
             freed: 0,
             census: None,
         }
     }
 
-    /// Removes a directory.
     pub(super) fn remove(&mut self, place: &UnpackedDirectory) -> io::Result<()> {
         match self.remove_whole(place) {
             Err(error) if is_interference(&error) => Ok(()),
@@ -67,11 +65,11 @@ impl<'a> PexRemoval<'a> {
     fn remove_whole(&mut self, place: &UnpackedDirectory) -> io::Result<()> {
         let parent = place.parent(self.root)?;
         let freed = self.unlinked(&parent.child(&place.name)?)?;
-        if self.act == EvictionMode::Remove {
+        if self.mode == EvictionMode::Remove {
             let mut name = place.name.clone();
             if !name.ends_with(TRASH) {
                 name = format!("{name}{TRASH}");
-                // A kill in the middle must not leave half a pex under its name.
+                // A kill during the removal must not leave half a pex under its name.
                 parent.rename(&place.name, &parent, &name)?;
             }
             parent.remove_all(name)?;
@@ -87,7 +85,7 @@ impl<'a> PexRemoval<'a> {
         }
     }
 
-    /// The bytes that go with a directory.
+    /// The bytes that removing a directory frees.
     fn unlinked(&mut self, dir: &Dir) -> io::Result<u64> {
         let census = self.census()?;
         let mut bytes = 0;
@@ -102,16 +100,16 @@ impl<'a> PexRemoval<'a> {
         Ok(bytes)
     }
 
-    /// Removes all but the leases; nothing while a pex that took no lease is unpacking itself, to directories that were
+    /// Removes everything but the leases; nothing while a pex without a lease is unpacking to a directory that was
     /// written within `work_span`.
     pub(super) fn remove_rest(&mut self, work_span: Duration) -> io::Result<()> {
         if has_work(self.root, work_span, clock::now(), 0) {
             return Ok(());
         }
         let leases = self.root.child(LEASES).and_then(|dir| tree_bytes(&dir));
-        // A walk would count again what was only to be counted.
+        // Walking again would count the links of a dry run twice.
         self.freed = self.census()?.bytes.saturating_sub(leases.unwrap_or(0));
-        if self.act == EvictionMode::Remove {
+        if self.mode == EvictionMode::Remove {
             for entry in self.root.entries()? {
                 let (name, _) = entry?;
                 if name != LEASES {
@@ -126,17 +124,16 @@ impl<'a> PexRemoval<'a> {
     }
 }
 
-/// Whether another process removed it first, or is writing there: earlier releases of pexrun take no lease. The next
+/// Whether another process removed it first or is writing to it: earlier releases of pexrun take no lease. The next
 /// removal finds what is left.
 fn is_interference(error: &io::Error) -> bool {
     use io::ErrorKind::{DirectoryNotEmpty, NotFound};
     matches!(error.kind(), NotFound | DirectoryNotEmpty)
 }
 
-/// Whether there is a directory that a pex was unpacking to within `span`, at any depth: other layouts have folders of
-/// their own.
+/// Whether a pex was unpacking to any directory within `span`, at any depth: unknown layouts have other directories.
 fn has_work(dir: &Dir, span: Duration, now: SystemTime, depth: usize) -> bool {
-    depth <= DEPTH
+    depth <= MAX_DEPTH
         && dir
             .entries()
             .into_iter()

@@ -1,4 +1,4 @@
-//! Which unpacked pexes a pruning takes, on roots as pexes leave them.
+//! Which unpacked pexes are removed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -25,7 +25,6 @@ fn write(path: &Path, text: &str, written: SystemTime) {
     File::open(path).unwrap().set_modified(written).unwrap();
 }
 
-/// Prunes all that may go.
 fn prune_all(share: &CacheShare, spare: Duration) -> PruneSummary {
     prune(
         share,
@@ -37,7 +36,7 @@ fn prune_all(share: &CacheShare, spare: Duration) -> PruneSummary {
     .unwrap()
 }
 
-/// A directory in which a pex has written until `age` ago.
+/// A directory that a pex has written to until `age` ago.
 fn work_directory(path: &Path, age: Duration) {
     fs::create_dir_all(path).unwrap();
     fs::write(path.join("file"), "half").unwrap();
@@ -46,7 +45,7 @@ fn work_directory(path: &Path, age: Duration) {
 }
 
 #[test]
-fn pex_started_within_the_time_to_spare_stays_and_a_clock_set_back_spares_nothing() {
+fn recently_started_pex_stays_unless_clock_was_set_back() {
     let hash = "ab".repeat(20);
     let now = clock::now();
     for (started, spare, left) in [
@@ -58,7 +57,7 @@ fn pex_started_within_the_time_to_spare_stays_and_a_clock_set_back_spares_nothin
         (now - 11 * MINUTE, 10 * MINUTE, false),
         (now, Duration::ZERO, false),
     ] {
-        // Either of these tells of the last start; the others are from when it unpacked itself.
+        // Either of these records the last start; the others are from the time of unpacking.
         let (info, lease) = (
             format!("unzipped_pexes/4/{hash}/PEX-INFO"),
             format!(".leases/{}", "ef".repeat(32)),
@@ -71,14 +70,14 @@ fn pex_started_within_the_time_to_spare_stays_and_a_clock_set_back_spares_nothin
                 "",
             ),
             (lease.clone(), &hash),
-            // Of a pex without a hash it is not known what it unpacked.
+            // Nothing is known about the directories of a pex without a hash.
             (format!(".leases/{}", "0e".repeat(32)), NO_HASH),
         ] {
             let (_temp, share, root) = share();
             let unpacked = now - HOUR * 100;
             write(&root.join(&info), "{}", unpacked);
             write(&root.join(&lease), &hash, unpacked);
-            // What pexes share beside parts of them goes by the same rule.
+            // Files of an unknown layout follow the same rule.
             write(&root.join("other/file"), "shared", unpacked);
             write(&root.join(&file), text, started);
             let pruned = prune_all(&share, spare);
@@ -91,7 +90,7 @@ fn pex_started_within_the_time_to_spare_stays_and_a_clock_set_back_spares_nothin
 }
 
 #[test]
-fn root_of_another_layout_is_spared_by_the_start_of_any_pex() {
+fn unknown_layout_stays_after_start_of_any_pex() {
     for (age, left) in [(HOUR / 2, true), (HOUR * 2, false)] {
         let (_temp, share, root) = share();
         write(
@@ -101,7 +100,7 @@ fn root_of_another_layout_is_spared_by_the_start_of_any_pex() {
         );
         let lease = root.join(format!(".leases/{}", "ef".repeat(32)));
         write(&lease, NO_HASH, clock::now() - age);
-        // Nor may the first pruning forget what the second goes by.
+        // The first run must not remove the records that the second one needs.
         for _ in 0..2 {
             prune_all(&share, HOUR);
             assert_eq!(root.join("code").exists(), left, "{age:?}");
@@ -110,9 +109,9 @@ fn root_of_another_layout_is_spared_by_the_start_of_any_pex() {
     }
 }
 
-/// pexrun of earlier releases goes on without a lock when a removal has it.
+/// Earlier releases of pexrun continue without a lock while a removal holds it.
 #[test]
-fn directory_that_a_pex_without_a_lease_unpacks_to_stays_with_what_it_needs() {
+fn work_directory_without_lease_stays_with_needed_parts() {
     let (hash, part) = ("ab".repeat(20), "cd".repeat(20));
     for place in [
         format!("unzipped_pexes/4/{hash}.lck.work"),
@@ -127,7 +126,7 @@ fn directory_that_a_pex_without_a_lease_unpacks_to_stays_with_what_it_needs() {
             work_directory(&root.join(&place), age);
             let needed = root.join(format!("bootstraps/0/{part}/file"));
             write(&needed, "part", clock::now() - HOUR * 100);
-            // Its hash is in what is known of an interpreter, and another pex goes.
+            // Its hash is in the description of an interpreter, and another pex is removed.
             let other = "0f".repeat(20);
             let pex = root.join(format!("unzipped_pexes/4/{other}/PEX-INFO"));
             write(&pex, "{}", clock::now() - HOUR * 100);
@@ -149,7 +148,7 @@ fn directory_that_a_pex_without_a_lease_unpacks_to_stays_with_what_it_needs() {
 }
 
 #[test]
-fn place_that_is_gone_or_in_use_again_is_no_failure() {
+fn missing_or_reused_directory_does_not_fail_removal() {
     let (_temp, _share, root) = share();
     let hash = "ab".repeat(20);
     write(

@@ -21,7 +21,7 @@ fn share_with_blob() -> (tempfile::TempDir, CacheShare, String) {
 }
 
 #[test]
-fn blob_whose_lock_an_eviction_holds_is_leased_when_left_and_missed_when_gone() {
+fn blob_locked_by_eviction_is_leased_or_missed() {
     for left in [true, false] {
         let (_temp, share, sha256) = share_with_blob();
         let (evicting, path) = share.open_blob(&sha256, "job").unwrap();
@@ -52,7 +52,7 @@ fn blob_whose_lock_an_eviction_holds_is_leased_when_left_and_missed_when_gone() 
     }
 }
 
-/// How often this process has a file open.
+/// How many descriptors of this process have a file open.
 fn opened(path: &std::path::Path) -> usize {
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
     let targets = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
@@ -60,7 +60,7 @@ fn opened(path: &std::path::Path) -> usize {
 }
 
 #[test]
-fn blob_used_since_it_was_chosen_is_not_evicted() {
+fn blob_used_after_selection_is_not_evicted() {
     let (_temp, share, sha256) = share_with_blob();
     let mut chosen = space::blobs(&share).unwrap().remove(0);
     let used = chosen.used;
@@ -82,19 +82,19 @@ fn blob_used_since_it_was_chosen_is_not_evicted() {
 }
 
 #[test]
-fn corrupt_blob_with_several_names_is_quarantined_under_none_of_them() {
+fn corrupt_blob_loses_all_names() {
     for quarantined_before in [false, true] {
         let (_temp, share, sha256) = share_with_blob();
         let folder = share.blob_dir(&sha256).unwrap();
         for name in ["other", "third"] {
             folder.link("job", name).unwrap();
         }
-        // Another file: published again since, under another name.
+        // Another file, published since under another name.
         std::fs::write(folder.path().join("sound"), "sound").unwrap();
-        let partial = share.records("partial").unwrap();
+        let partial = share.record_dir("partial").unwrap();
         let bad = partial.path().join(format!("{sha256}.bad"));
         if quarantined_before {
-            // An earlier release left it so: renaming one name of a file to another changes nothing.
+            // As an earlier release left it: renaming one link of a file to another does nothing.
             std::fs::hard_link(folder.path().join("third"), &bad).unwrap();
         }
         for (key, name) in

@@ -1,5 +1,5 @@
-//! A file on its way to its name in a `file://` store: copied beside it, then linked or renamed. It is removed however the
-//! `put` ends; what is left by a kill is removed by the next one of that name.
+//! Publishing to a `file://` store: a file is copied beside its target, then linked or renamed. The temporary file is
+//! removed however the `put` ends; after a kill, the next `put` of that name removes it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,7 +16,7 @@ use hostkit::file::open_regular;
 use crate::copy::{make_locked, remove_leftovers};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// How long a file system that may not answer has to remove a file.
+/// How long removing a file may block.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A file being published.
@@ -25,13 +25,13 @@ pub(super) struct FileUpload {
     dir: Dir,
     name: String,
     temp: OsString,
-    /// Its lock says that its process lives.
+    /// Locked while its process lives.
     file: File,
     is_removed: AtomicBool,
 }
 
 impl FileUpload {
-    /// Makes the temporary file for a name in a directory.
+    /// Creates the temporary file for a name in a directory.
     pub(super) fn begin((parent, name): (PathBuf, String)) -> Result<Self, StoreError> {
         let dir = Dir::create_all(&parent, 0o755)?;
         let mut prefix = temporary_prefix(OsStr::new(&name));
@@ -47,7 +47,7 @@ impl FileUpload {
         })
     }
 
-    /// Copies `from`, and gives the copy its name.
+    /// Copies `from` and gives the copy its name.
     pub(super) fn finish(&self, from: &Path, replace: bool) -> Result<(), StoreError> {
         let (dir, name) = (&self.dir, &self.name);
         let placed = (|| {
@@ -55,7 +55,7 @@ impl FileUpload {
             self.file.sync_all()?;
             if replace {
                 dir.rename(&self.temp, dir, name)?;
-                // The name is free again: what gets it now is not ours.
+                // The temporary name is free again, and may be reused by another process.
                 self.is_removed.store(true, Ordering::Relaxed);
                 return Ok(());
             }
@@ -66,7 +66,7 @@ impl FileUpload {
         match placed {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(StoreError::new(
                 StoreErrorKind::AlreadyExists,
-                "it exists already",
+                "the object already exists",
             )),
             Err(error) => Err(error.into()),
             Ok(()) => Ok(dir.sync()?),
@@ -86,7 +86,7 @@ impl Drop for FileUpload {
     }
 }
 
-/// Removes the temporary file when the `put` is given up: the thread that copies may not come to it before the process
+/// Removes the temporary file when the `put` is cancelled: the copying thread may not get to it before the process
 /// ends.
 pub(super) struct UploadCleanup(pub(super) Arc<FileUpload>);
 
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upload_that_is_given_up_or_was_killed_leaves_nothing() {
+    fn cancelled_or_killed_upload_leaves_nothing() {
         let temp = tempfile::tempdir().unwrap();
         let from = temp.path().join("from");
         std::fs::write(&from, "made").unwrap();
@@ -123,7 +123,7 @@ mod tests {
         let begin = || Arc::new(FileUpload::begin((repo.clone(), "a.txt".to_owned())).unwrap());
         let given_up = begin();
         assert_eq!(names().len(), 1);
-        // As when a signal or the deadline ends the future while the thread still copies.
+        // As when a signal or the deadline drops the future while the thread still copies.
         drop(UploadCleanup(given_up.clone()));
         assert_eq!(names(), [""; 0]);
         given_up.finish(&from, false).unwrap_err();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn file_on_its_way_is_not_listed_and_one_of_a_like_name_is_neither_hidden_nor_removed() {
+    fn temporary_file_is_not_listed_and_similar_names_are_kept() {
         use crate::store::ObjectStore as _;
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join(".a.txt.s3cache-notes"), "kept").unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn file_whose_name_just_fits_is_published() {
+    fn file_with_longest_name_is_published() {
         let temp = tempfile::tempdir().unwrap();
         let from = temp.path().join("from");
         std::fs::write(&from, "made").unwrap();

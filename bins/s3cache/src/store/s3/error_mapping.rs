@@ -1,4 +1,4 @@
-//! What the SDK's errors mean for a fetch.
+//! Maps the SDK's errors to causes and remedies.
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -6,27 +6,24 @@ use hostkit::failure::{format_chain, is_out_of_resources};
 
 use crate::store::bounded_client::{InvalidListing, NoReply, ReplyTooLong};
 use crate::store::proxy::{InvalidProxy, ProxyFailed};
-use crate::store::{StoreError, StoreErrorKind, cause_of, http, of_status};
+use crate::store::{StoreError, StoreErrorKind, cause_of, from_status, http};
 
 /// The longest cause that is printed (characters).
 const CAUSE_LIMIT: usize = 500;
 
-/// What to do about a reply that S3 does not send.
+/// The remedy for responses that S3 does not send.
 pub(super) const NOT_S3: &str =
     "check that the endpoint (--endpoint-url, AWS_ENDPOINT_URL, the profile) is an S3 service";
 
-/// The kind of a failed request, what happened, and what a person can do about it.
-pub(super) fn explain<E>(error: SdkError<E>) -> StoreError
+/// The kind of a failed request, a message and a remedy.
+pub(super) fn map_error<E>(error: SdkError<E>) -> StoreError
 where
     E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
 {
-    // Only the text of a cause is kept below, and the exit code of this one goes by its type.
+    // Only the text of a cause is kept below, but this one's exit code depends on its type.
     if is_out_of_resources(&error) {
-        return StoreError::new(
-            StoreErrorKind::Permanent,
-            "the request to S3 cannot be made",
-        )
-        .because(error);
+        return StoreError::new(StoreErrorKind::Permanent, "cannot create the request to S3")
+            .because(error);
     }
     let raw = error.raw_response();
     let header = |name: &str| {
@@ -43,7 +40,7 @@ where
             StoreError::new(StoreErrorKind::Denied, "this host's clock differs too much from S3's")
                 .remedy("set the clock (NTP)")
         }
-        (Some("NoSuchBucket"), _) => StoreError::new(StoreErrorKind::NotFound, "there is no such bucket")
+        (Some("NoSuchBucket"), _) => StoreError::new(StoreErrorKind::NotFound, "no such bucket")
             .remedy("correct the name or create it"),
         (
             Some(
@@ -57,7 +54,7 @@ where
             let error = StoreError::new(StoreErrorKind::Permanent, "the bucket is in another region");
             match region {
                 Some(region) => error.remedy(format!("use --region {region}")),
-                None => error.remedy("name its region with --region"),
+                None => error.remedy("pass its region with --region"),
             }
         }
         (
@@ -70,9 +67,9 @@ where
             _,
         ) => StoreError::new(
             StoreErrorKind::Denied,
-            format!("S3 refuses these credentials ({code})"),
+            format!("S3 rejects these credentials ({code})"),
         ),
-        // Statuses of 400, but they say nothing of the request's conditions: the next attempt may succeed.
+        // Statuses of 400, but unrelated to the request's conditions: a retry may succeed.
         (Some(code @ ("RequestTimeout" | "BadDigest" | "IncompleteBody")), _) => StoreError::new(
             StoreErrorKind::Transient,
             format!("S3 did not receive the whole request ({code})"),
@@ -80,59 +77,59 @@ where
         .remedy("try again"),
         (Some("InvalidObjectState"), _) => StoreError::new(
             StoreErrorKind::Permanent,
-            "the object is archived, and cannot be read from there",
+            "the object is archived and cannot be read",
         )
         .remedy(
             "restore it first (aws s3api restore-object), or publish it in another storage class",
         ),
         (code, Some(status)) => {
-            let mut error = of_status(status, header("retry-after").as_deref());
+            let mut error = from_status(status, header("retry-after").as_deref());
             if code.is_none() && error.kind == StoreErrorKind::Permanent {
-                error.message = format!("the server answered {status} and named no S3 error");
+                error.message = format!("the server returned {status} without an S3 error");
                 error = error.remedy(NOT_S3);
             }
             error
         }
-        // The SDK keeps no more than the text of what is wrong with the profile, which is the cause below.
+        // The SDK only keeps the text of what is wrong with the profile, as the cause.
         (_, None) if let Some(CredentialsError::InvalidConfiguration(_)) = cause_of(&error) => {
-            StoreError::new(StoreErrorKind::Denied, "the AWS profile gives no credentials").remedy(
-                "correct the profile in ~/.aws/config; the cause says what is wrong with it",
+            StoreError::new(StoreErrorKind::Denied, "the AWS profile has no credentials").remedy(
+                "correct the profile in ~/.aws/config, as the cause shows",
             )
         }
         (_, None) if cause_of::<CredentialsError>(&error).is_some() => {
-            StoreError::new(StoreErrorKind::Denied, "there are no usable AWS credentials").remedy(
+            StoreError::new(StoreErrorKind::Denied, "no usable AWS credentials").remedy(
                 "set AWS_PROFILE or AWS_ACCESS_KEY_ID, or --no-sign-request for a public bucket",
             )
         }
         (_, None) if let Some(error) = cause_of(&error) => {
-            http::explain_tls(error, server)
+            http::map_tls_error(error, server)
         }
         (_, None) if let Some(error) = cause_of::<InvalidProxy>(&error) => error.to_store_error(),
         (_, None) if let Some(failed) = cause_of::<ProxyFailed>(&error) => {
             failed.proxy.to_store_error(failed)
         }
         (_, None) if cause_of::<ReplyTooLong>(&error).is_some() => {
-            StoreError::new(StoreErrorKind::Permanent, "the reply of S3 is too long")
+            StoreError::new(StoreErrorKind::Permanent, "the response of S3 is too long")
                 .remedy("check that the endpoint is an S3 service")
         }
         (_, None) if let Some(invalid) = cause_of::<InvalidListing>(&error) => {
-            let message = format!("{} sent a listing that is not one of S3", invalid.server);
+            let message = format!("{} sent an invalid S3 listing", invalid.server);
             StoreError::new(StoreErrorKind::Permanent, message).remedy(NOT_S3)
         }
         (_, None) if matches!(error, SdkError::ConstructionFailure(_)) => {
-            StoreError::new(StoreErrorKind::Permanent, "the request to S3 cannot be made")
+            StoreError::new(StoreErrorKind::Permanent, "cannot create the request to S3")
         }
         (_, None) => StoreError::new(StoreErrorKind::Transient, format!("cannot reach S3 at {server}"))
             .remedy("check the endpoint (--endpoint-url, AWS_ENDPOINT_URL, the profile) and the network, or try again"),
     };
     let cause = match (&code, error.message()) {
-        (Some(code), Some(message)) => format!("S3 says {code}: {message}"),
+        (Some(code), Some(message)) => format!("S3 error {code}: {message}"),
         _ => format_chain(&error),
     };
     explained.because(CauseText(one_line(&cause)))
 }
 
-/// The beginning of a text that a server may have written, as one line.
+/// The beginning of a text of the server, as one line.
 fn one_line(text: &str) -> String {
     let mut line: String = text.chars().take(CAUSE_LIMIT).collect();
     if line.len() < text.len() {
@@ -141,7 +138,7 @@ fn one_line(text: &str) -> String {
     line.replace(char::is_control, " ")
 }
 
-/// What the SDK's error says, for people.
+/// The text of an SDK error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct CauseText(String);

@@ -1,10 +1,11 @@
-//! What tars of several makers become: sparse files, members that come twice, and records that must be understood.
+//! Tars of several writers: sparse files, repeated members, and records that must be supported.
 
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::process::Command;
 
 use tar::EntryType;
 
+use super::makers::HeaderEdits;
 use super::*;
 
 /// Unpacks, and returns where to.
@@ -14,7 +15,7 @@ fn unpacked(bytes: &[u8]) -> Result<(tempfile::TempDir, PathBuf), Failure> {
     unpack(&file(bytes), "a.tar", "11", &target).map(|()| (temp, target))
 }
 
-/// Packs with a program of this host; `None` when there is none.
+/// Packs with an installed program; `None` without it.
 fn pack(dir: &Path, program: &str, args: &[&str]) -> Option<Vec<u8>> {
     let packed = Command::new(program).args(args).current_dir(dir).output();
     let packed = packed.ok().filter(|output| output.status.success());
@@ -27,7 +28,7 @@ fn pack(dir: &Path, program: &str, args: &[&str]) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn sparse_files_of_every_format_become_what_they_were() {
+fn sparse_files_of_every_format_are_restored() {
     let from = tempfile::tempdir().unwrap();
     let name = format!("holes-{}", "n".repeat(120));
     let holes = File::create(from.path().join(&name)).unwrap();
@@ -97,11 +98,14 @@ fn sparse_files_of_every_format_become_what_they_were() {
 
 /// Records of an extended header.
 type PaxFields<'a> = &'a [(&'a str, &'a str)];
-/// Bytes of a header, from an offset.
-type Bytes<'a> = &'a [(usize, &'a [u8])];
 
 /// A member after an extended header with these records.
-fn extended(kind: EntryType, records: PaxFields<'_>, header: Bytes<'_>, body: &[u8]) -> Vec<u8> {
+fn extended(
+    kind: EntryType,
+    records: PaxFields<'_>,
+    header: HeaderEdits<'_>,
+    body: &[u8],
+) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     let records: Vec<_> = records
         .iter()
@@ -124,11 +128,11 @@ fn extended(kind: EntryType, records: PaxFields<'_>, header: Bytes<'_>, body: &[
 }
 
 #[test]
-fn records_that_change_how_data_is_read_are_understood_or_refused() {
+fn records_that_change_data_are_supported_or_rejected() {
     use EntryType::{Directory, Link, Regular, Symlink};
     let long = "x/".repeat(90) + "name\nof two lines";
     // As star writes it: a shorter prefix, times, and its name at the end.
-    let star: Bytes<'_> = &[
+    let star: HeaderEdits<'_> = &[
         (345, b"prefix"),
         (476, b"00000001750 "),
         (488, b"00000001750 "),
@@ -144,7 +148,7 @@ fn records_that_change_how_data_is_read_are_understood_or_refused() {
         ("SCHILY.ino", "7"),
         ("LIBARCHIVE.xattr.a", "eA"),
     ];
-    let read: &[(PaxFields<'_>, Bytes<'_>, &str)] = &[
+    let read: &[(PaxFields<'_>, HeaderEdits<'_>, &str)] = &[
         (&[("path", "other")], &[], "other"),
         (&[("path", &long)], &[], &long),
         (&[("size", "4")], &[(124, b"00000000000")], "d/f"),
@@ -161,7 +165,7 @@ fn records_that_change_how_data_is_read_are_understood_or_refused() {
         let found = std::fs::read(app.join(path)).unwrap();
         assert_eq!(found, b"body", "{records:?} {header:?}");
     }
-    let refused: &[(EntryType, PaxFields<'_>, Bytes<'_>)] = &[
+    let refused: &[(EntryType, PaxFields<'_>, HeaderEdits<'_>)] = &[
         (Regular, &[("SCHILY.realsize", "9")], &[]),
         (Regular, &[("SCHILY.offset", "9")], &[]),
         (Regular, &[("SCHILY.filetype", "sparse")], &[]),
@@ -174,7 +178,7 @@ fn records_that_change_how_data_is_read_are_understood_or_refused() {
         (Regular, &[("size", "-1")], &[]),
         (Regular, &[("size", "99999999999999999999")], &[]),
         (Regular, &[("size", "1000000")], &[]),
-        // Maps that are out of order, too long, too short, of another count, or of a format to come.
+        // Maps that are out of order, too long, too short, of another count, or of an unknown format.
         (
             Regular,
             &[
@@ -248,7 +252,7 @@ fn records_that_change_how_data_is_read_are_understood_or_refused() {
             &[("GNU.sparse.size", "0"), ("GNU.sparse.numblocks", "0")],
             &[],
         ),
-        // Data where there is none, types of other programs, numbers that are none.
+        // Data on a directory, types of other programs, invalid numbers.
         (Directory, &[], &[]),
         (Symlink, &[], &[(157, b"t")]),
         (Link, &[], &[(157, b"t")]),
@@ -279,7 +283,7 @@ fn records_that_change_how_data_is_read_are_understood_or_refused() {
 }
 
 #[test]
-fn a_global_header_may_not_name_all_members() {
+fn global_header_with_path_is_rejected() {
     let global = |record: &[u8]| {
         let mut bytes = extended(EntryType::Regular, &[("x", "y")], &[], b"body");
         let mut header = tar::Header::from_byte_slice(&bytes[..512]).clone();
@@ -308,7 +312,7 @@ fn a_global_header_may_not_name_all_members() {
 }
 
 #[test]
-fn the_last_of_several_members_with_one_name_wins() {
+fn last_member_of_one_name_wins() {
     use EntryType::{Directory, Link, Regular, Symlink};
     type TarEntry<'a> = (&'a str, EntryType, &'a str, &'a str);
     let cases: &[(&[TarEntry<'_>], &str, &str)] = &[
@@ -407,8 +411,8 @@ fn the_last_of_several_members_with_one_name_wins() {
 }
 
 #[test]
-fn modes_and_times_of_directories_are_the_archives() {
-    // Whatever the umask, only the owner may write.
+fn directories_have_modes_and_times_of_archive() {
+    // Only the owner may write, whatever the umask is.
     let modes = [
         ("open", 0o755, 0o755),
         ("wide", 0o7777, 0o755),

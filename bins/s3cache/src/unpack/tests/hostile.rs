@@ -1,4 +1,4 @@
-//! Archives that want to lead out of their directory: some by hand, and random ones against what the kernel resolves.
+//! Archives that try to leave their directory: handwritten ones, and random ones compared with the kernel's resolution.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -19,7 +19,7 @@ fn packed(members: MemberList<'_>) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// What stands below a directory: kind, mode, content or target, and links of everything.
+/// Everything below a directory: kind, mode, content or target, and number of links.
 fn snapshot(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut below = vec![root.to_owned()];
@@ -43,7 +43,7 @@ fn snapshot(root: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-/// A directory with things that archives might reach, and the place to unpack to.
+/// A directory with files that archives might reach, and the path to unpack to.
 fn surroundings() -> (tempfile::TempDir, PathBuf) {
     let temp = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(temp.path().join("a/b")).unwrap();
@@ -64,9 +64,9 @@ fn leading_out(root: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn archives_that_lead_out_through_chains_are_refused_and_leave_nothing() {
+fn archive_leading_out_through_symlinks_is_rejected() {
     let cases: &[MemberList<'_>] = &[
-        // The marker, as a link through a link and under other names.
+        // The marker as a link, directly, through a link and under other names.
         &[
             ("d", Directory, ""),
             ("d/l", Symlink, ".."),
@@ -77,7 +77,7 @@ fn archives_that_lead_out_through_chains_are_refused_and_leave_nothing() {
         &[("./.s3cache-unpacked/", Directory, "")],
         &[("l", Symlink, "."), ("l/.s3cache-unpacked", Regular, "")],
         &[("f", Regular, ""), (MARKER, Link, "f")],
-        // Lexically within, really not.
+        // Within the directory by its text, but not when resolved.
         &[
             ("a/b/c/l", Symlink, "../../.."),
             ("m", Symlink, "a/b/c/l/../../../../etc"),
@@ -87,7 +87,7 @@ fn archives_that_lead_out_through_chains_are_refused_and_leave_nothing() {
             ("m", Symlink, "l/../x"),
             ("l", Symlink, "a/.."),
         ],
-        // Made so by what comes later.
+        // Only because of later members.
         &[
             ("a/b", Directory, ""),
             ("s", Symlink, "a/b/../.."),
@@ -100,23 +100,23 @@ fn archives_that_lead_out_through_chains_are_refused_and_leave_nothing() {
         ],
         &[("s", Symlink, "missing/../../victim")],
         &[("s", Symlink, "file/../../victim"), ("file", Regular, "")],
-        // Through a link that leads up, even if not out.
+        // Through a link that leads up, even within the directory.
         &[("d/l", Symlink, ".."), ("d/l/victim", Regular, "")],
         &[("d/l", Symlink, "../.."), ("d/l/victim", Regular, "")],
         &[("d/l", Symlink, "../.."), ("hard", Link, "d/l/victim")],
         &[("l", Symlink, "/etc"), ("hard", Link, "l/passwd")],
         &[("l", Symlink, "/etc")],
-        // Hard links to something that is not a file before them.
+        // Hard links to anything but an earlier file.
         &[("d", Directory, ""), ("hard", Link, "d")],
         &[("hard", Link, "later"), ("later", Regular, "")],
-        // In place of the link it goes through.
+        // In place of the link it leads through.
         &[("a", Symlink, "."), ("a/a", Directory, "")],
         &[
             ("a", Symlink, "b"),
             ("b", Symlink, "."),
             ("a/b", Regular, ""),
         ],
-        // Places that are taken.
+        // Names in use.
         &[("f", Regular, ""), ("f/x", Regular, "")],
         &[("d/x", Regular, ""), ("d", Regular, "")],
         &[
@@ -136,7 +136,7 @@ fn archives_that_lead_out_through_chains_are_refused_and_leave_nothing() {
 }
 
 #[test]
-fn a_marker_that_is_not_a_small_file_is_not_followed_or_believed() {
+fn marker_that_is_not_small_file_is_ignored() {
     let tar = archive(|tar| raw(tar, "a", Regular, "", b"x"));
     for kind in [
         "link to what is endless",
@@ -165,7 +165,7 @@ fn a_marker_that_is_not_a_small_file_is_not_followed_or_believed() {
 }
 
 #[test]
-fn entangled_and_unbounded_archives_are_refused() {
+fn unbounded_archives_are_rejected() {
     let deep = vec!["d"; 200].join("/");
     let mut refused = vec![
         archive(|tar| {
@@ -178,7 +178,7 @@ fn entangled_and_unbounded_archives_are_refused() {
                 .unwrap()
         }),
     ];
-    // A name and an extended header of a gigabyte each, of which hardly anything is there.
+    // A name and extended headers with a size of a gigabyte each, but hardly any data.
     for kind in [
         EntryType::GNULongName,
         EntryType::XHeader,
@@ -188,7 +188,7 @@ fn entangled_and_unbounded_archives_are_refused() {
         header.set_cksum();
         refused.push(file(&[header.as_bytes().as_slice(), &[b'x'; 512]].concat()));
     }
-    // Extended headers that are long together.
+    // Extended headers that are too long together.
     let comment = makers::record("comment", &"x".repeat(1_000_000));
     let end = packed(&[("f", Regular, "")]);
     refused.push(file(&[comment.repeat(9), end].concat()));
@@ -202,7 +202,7 @@ fn entangled_and_unbounded_archives_are_refused() {
 }
 
 #[test]
-fn chain_of_more_symlinks_than_linux_follows_is_refused_and_a_loop_is_not() {
+fn too_long_symlink_chain_is_rejected_and_loop_is_not() {
     for (links, end, fine) in [(38, "d", true), (39, "../x", false), (60, "d", false)] {
         let mut members: Vec<_> = (0..links)
             .map(|link| (format!("l{link}"), format!("l{}", link + 1)))
@@ -252,7 +252,7 @@ fn parts() -> impl Strategy<Value = Vec<ArchivePart>> {
     let step = prop::sample::select(vec!["a", "b", "c", "l", "..", "..", "victim", "."]);
     let up = prop::collection::vec(step, 1..6).prop_map(|names| names.join("/"));
     let target = prop_oneof![3 => path(), 3 => up, 1 => Just("/etc".to_owned())];
-    // Only root sees what is in the others.
+    // Only root can read the others.
     let seen = if nix::unistd::geteuid().is_root() {
         4
     } else {
@@ -287,7 +287,7 @@ fn pack(parts: &[ArchivePart]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// What GNU tar unpacks: `None` when it refuses, or is not here.
+/// The result of GNU tar; `None` when it refuses, or is not installed.
 fn with_gnu_tar(bytes: &[u8], into: &Path) -> Option<BTreeMap<PathBuf, String>> {
     std::fs::create_dir_all(into).unwrap();
     let mut command = Command::new("sh");
@@ -304,7 +304,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn random_archives_stay_within_and_become_what_tar_makes_of_them(parts in parts()) {
+    fn random_archives_stay_within_directory_and_match_gnu_tar(parts in parts()) {
         let (temp, target) = surroundings();
         let before = snapshot(temp.path());
         let bytes = pack(&parts);
@@ -322,7 +322,7 @@ proptest! {
                     }
                     ArchivePart::File(path, _) | ArchivePart::Directory(path, _) | ArchivePart::Link(path, _) => path.contains(MARKER),
                 });
-                // tar removes the link, and makes a directory in its place.
+                // tar removes the link, and creates a directory in its place.
                 let may_be_refused = may_be_refused || format!("{failure:?}").contains("symlink that it leads through");
                 prop_assert!(theirs.is_none() || may_be_refused, "{:?}", failure);
             }
@@ -332,8 +332,8 @@ proptest! {
                 prop_assert!(ours.remove(Path::new(MARKER)).is_some());
                 std::fs::rename(&target, elsewhere.path().join("app")).unwrap();
                 prop_assert_eq!(snapshot(temp.path()), before);
-                // GNU tar puts an empty file in place of such a link until the end, and then takes a file that got
-                // its inode number for it.
+                // GNU tar puts an empty file in place of such a link until the end, and then takes a file with the same
+                // inode for it.
                 let delayed = parts.iter().any(|part| {
                     matches!(part, ArchivePart::Symlink(_, to) if to.contains("..") || to.starts_with('/'))
                 });

@@ -1,4 +1,4 @@
-//! Archives that tar(1) reads although they are not what it writes. They arrive, and are unpacked.
+//! Archives that tar(1) reads although it would not write them: they are verified and unpacked.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -7,15 +7,15 @@ use tar::EntryType::{self, Directory, Link, Regular, Symlink};
 use super::*;
 use crate::archive;
 
-/// Bytes of a header, from an offset.
-type Edits<'a> = &'a [(usize, &'a [u8])];
+/// Bytes to put into a header, by offset.
+pub(super) type HeaderEdits<'a> = &'a [(usize, &'a [u8])];
 
 const MODE: usize = 100;
 const SIZE: usize = 124;
 const MTIME: usize = 136;
 const LINK: usize = 157;
 
-fn member(path: &str, kind: EntryType, edits: Edits<'_>, body: &[u8]) -> Vec<u8> {
+fn member(path: &str, kind: EntryType, edits: HeaderEdits<'_>, body: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
     header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
     header.set_entry_type(kind);
@@ -49,8 +49,8 @@ fn file_d() -> Vec<u8> {
 }
 
 #[test]
-fn archive_of_an_unusual_maker_is_verified_and_unpacked_as_tar_does() {
-    let edited = |edits: Edits<'_>| tar(&[member("d", Regular, edits, b"body")]);
+fn archive_of_unusual_writer_is_verified_and_unpacked() {
+    let edited = |edits: HeaderEdits<'_>| tar(&[member("d", Regular, edits, b"body")]);
     let after = |first: Vec<u8>| tar(&[first, file_d()]);
     let nul = [0; 12];
     let twice = "14 path=first\n10 path=d\n";
@@ -135,7 +135,7 @@ fn archive_of_an_unusual_maker_is_verified_and_unpacked_as_tar_does() {
             assert_eq!(app.join("d").metadata().unwrap().mtime(), -1);
         }
     }
-    // With the size of what it links to, whose data does not follow.
+    // With the size of its target, whose data does not follow.
     let bytes = tar(&[
         file_d(),
         member("h", Link, &[(SIZE, b"00000000004\0"), (LINK, b"d")], b""),
@@ -147,7 +147,7 @@ fn archive_of_an_unusual_maker_is_verified_and_unpacked_as_tar_does() {
 }
 
 #[test]
-fn extended_headers_that_contradict_one_another_are_refused() {
+fn contradicting_extended_headers_are_rejected() {
     let long = member("L", EntryType::GNULongName, &[], b"other\0");
     for (what, first, second) in [
         ("a long name", long, record("path", "d")),
@@ -162,7 +162,7 @@ fn extended_headers_that_contradict_one_another_are_refused() {
 }
 
 #[test]
-fn compression_is_recognised_by_content_and_not_by_name() {
+fn compression_is_detected_by_content() {
     let gzip = |bytes: &[u8]| {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(bytes).unwrap();
@@ -183,7 +183,7 @@ fn compression_is_recognised_by_content_and_not_by_name() {
         ("a.tar", Vec::new(), false, Some("not a tar archive")),
         ("d.gz", plain.clone(), false, Some("not gzip data")),
     ] {
-        let checked = archive::check(kind(name).unwrap(), bytes.as_slice());
+        let checked = archive::check(archive_kind(name).unwrap(), bytes.as_slice());
         assert_eq!(checked.is_ok(), arrives, "{name} {refusal:?}: {checked:?}");
         let temp = tempfile::tempdir().unwrap();
         let unpacked = unpack(&file(&bytes), name, "11", &temp.path().join("app"));

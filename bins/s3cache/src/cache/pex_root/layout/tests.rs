@@ -1,4 +1,4 @@
-//! What a root looks like while pexes unpack themselves, and after they were killed.
+//! Reading a root while pexes unpack themselves, and after they were killed.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Makes a directory that a pex was unpacking to until `age` ago.
+/// Creates a directory that a pex was unpacking to until `age` ago.
 fn work_directory(path: &Path, age: Duration) {
     std::fs::create_dir_all(path).unwrap();
     let written = clock::now() - age;
@@ -17,7 +17,7 @@ fn work_directory(path: &Path, age: Duration) {
 }
 
 #[test]
-fn directory_that_a_pex_unpacks_to_counts_for_a_while_and_is_trash_after_a_day() {
+fn work_directory_is_unpacking_then_trash_after_a_day() {
     let (hash, part) = ("ab".repeat(20), "cd".repeat(20));
     for place in [
         format!("unzipped_pexes/4/{hash}.lck.work"),
@@ -47,9 +47,9 @@ fn directory_that_a_pex_unpacks_to_counts_for_a_while_and_is_trash_after_a_day()
     }
 }
 
-/// pexes of earlier releases, and those that were not started by pexrun, take no lease.
+/// Pexes that earlier releases or others than pexrun start take no lease.
 #[test]
-fn root_is_read_while_directories_in_it_are_renamed_and_removed() {
+fn root_is_read_during_renames_and_removals() {
     let temp = tempfile::tempdir().unwrap();
     let hash = "ab".repeat(20);
     let folders = [
