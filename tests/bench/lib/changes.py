@@ -47,25 +47,25 @@ def follow(bench, kind, changes):
             packets, loaded, began = ensemble.packets(), front.loaded(), time.monotonic()
             for at in range(changes):
                 if at % max(1, changes // 5) == 0:
-                    bench.say(f"  {kind}: change {at + 1} of {changes}")
+                    bench.log(f"  {kind}: change {at + 1} of {changes}")
                 member, endpoint = listener()
                 with member:
                     start = time.perf_counter()
                     made = ensemble.announce(SERVICE, *member.getsockname())
-                    acknowledged = stamp(made)
+                    acknowledged = record_time(made)
                     live = follower.until(endpoint, lambda: endpoint in front.live(SERVICE))
                     path = made.get(timeout=30)
                     took["add"].append(live - start)
                     took["add_acknowledged"].append(live - acknowledged[0])
-                    apart(bench)
+                    wait_between_changes(bench)
                     start = time.perf_counter()
                     gone = ensemble.client.delete_async(path)
-                    acknowledged = stamp(gone)
+                    acknowledged = record_time(gone)
                     left = follower.until(f"no {endpoint}", lambda: endpoint not in front.live(SERVICE))
                     gone.get(timeout=30)
                     took["remove"].append(left - start)
                     took["remove_acknowledged"].append(left - acknowledged[0])
-                apart(bench)
+                wait_between_changes(bench)
             packets, lasted = ensemble.packets() - packets, time.monotonic() - began
             return {
                 "took": took,
@@ -77,12 +77,12 @@ def follow(bench, kind, changes):
             }
 
 
-def apart(bench):
+def wait_between_changes(bench):
     """Waits, so that a change is measured separately from the one before."""
     time.sleep(bench.random.uniform(0.02, 0.1))
 
 
-def stamp(promise):
+def record_time(promise):
     """Records when a promise was kept: a list whose first entry is that time."""
     at = [float("nan")]
     promise.rawlink(lambda _: at.__setitem__(0, time.perf_counter()))

@@ -51,7 +51,7 @@ def programs(bench):
 def plugin(bench, name):
     """A program of monitoring-plugins; raises MeasurementSkipped when it is unavailable."""
     if not (PLUGINS / name).exists() and os.geteuid() == 0:
-        bench.say(f"  installing {' and '.join(PACKAGES)}")
+        bench.log(f"  installing {' and '.join(PACKAGES)}")
         command = ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]
         subprocess.run(command, env=bench.env(DEBIAN_FRONTEND="noninteractive"), capture_output=True)
     if not (PLUGINS / name).exists():

@@ -22,7 +22,7 @@ WALL, CPU, RSS = 0.8, 1.0, 24e6
 LIMITED_WALL = 1.0
 
 
-def show(size):
+def format_size(size):
     """Formats a size for people."""
     for unit, bytes_ in (("GiB", 1 << 30), ("MiB", 1 << 20)):
         if size >= bytes_:
@@ -66,7 +66,7 @@ def fetches(bench, peers, origin, scheme, size, names):
     want = (size, origin.object(key, size))
     try:
         clients = {name: client(bench, peers, origin, scheme, key, want, name) for name in names}
-        return bench.interleave(f"{scheme} {show(size)}", bench.rounds, clients)
+        return bench.interleave(f"{scheme} {format_size(size)}", bench.rounds, clients)
     finally:
         origin.remove(key)
 
@@ -119,7 +119,7 @@ def report(raw):
     )
     for cell in raw["cells"]:
         clients = cell["clients"]
-        where = f"{show(cell['size'])} over {'TLS 1.3' if cell['scheme'] == 'https' else 'http'}"
+        where = f"{format_size(cell['size'])} over {'TLS 1.3' if cell['scheme'] == 'https' else 'http'}"
         rows = []
         unit = times([median(values(found, "wall")) for found in clients.values()])
         for name, found in clients.items():
@@ -144,7 +144,8 @@ def report(raw):
         if raw.get("hash_rate") and cpu and cell["size"] > 1 << 20:
             alone = cell["size"] / raw["hash_rate"]
             section.text(
-                f"SHA-256 alone, by OpenSSL on this processor, takes {alone * 1000:.0f} ms of CPU for {show(cell['size'])}: "
+                f"SHA-256 alone, by OpenSSL on this processor, takes {alone * 1000:.0f} ms of CPU for "
+                f"{format_size(cell['size'])}: "
                 f"{alone / cpu:.2f}x of all that s5cmd uses, which verifies nothing."
             )
     # Older results have none.
@@ -205,7 +206,8 @@ def report_limited(raw):
     section = ReportSection("2. An origin that limits each connection")
     limit = raw["limit"] / 2**20
     section.text(
-        f"{show(raw['size'])} over http from nginx with `limit_rate 40m`, {limit:.0f} MiB/s for each connection, as S3 "
+        f"{format_size(raw['size'])} over http from nginx with `limit_rate 40m`, {limit:.0f} MiB/s for each connection, as "
+        "S3 "
         "limits each connection. Each client chooses its number of connections. The budget is wall <= 1.0x of s5cmd's "
         "best."
     )

@@ -5,7 +5,7 @@ import os
 import pathlib
 import shutil
 
-from .cold import show, times_of
+from .cold import format_size, times_of
 from .measure import ProgramFailed, digest, median, ratio, values
 from .origin import OriginServer
 from .peers import QUIET
@@ -90,7 +90,7 @@ def report(raw):
     size, count = raw["size"], raw["count"]
     section = ReportSection("4. Many processes, one artifact")
     section.text(
-        f"{count} processes are started together on one artifact of {show(size)} and an empty cache, over http. "
+        f"{count} processes are started together on one artifact of {format_size(size)} and an empty cache, over http. "
         "`s3cache` without `--copy-to` ends when the artifact is in the cache, verified; `curl` writes to `/dev/null`. "
         "Bodies are the bytes the origin sent over the bytes of the artifact (its access log)."
     )

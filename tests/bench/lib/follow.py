@@ -16,7 +16,7 @@ from kazoo.exceptions import NoNodeError
 # Run as a program, not as a part of the package of its directory.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from lib.front import reloads, say, section  # noqa: E402
+from lib.front import reloads, section, send_command  # noqa: E402
 
 # How many seconds a reload may take.
 LIMIT = 5
@@ -55,7 +55,7 @@ def follow(client, name, path, members, changed):
 def reload(master):
     """Reloads and waits for the new worker: the master loses commands while it re-executes itself."""
     before = reloads(master)
-    say(master, "reload")
+    send_command(master, "reload")
     limit = time.monotonic() + LIMIT
     while time.monotonic() < limit and reloads(master) in (None, before):
         time.sleep(0.005)

@@ -35,7 +35,7 @@ def write(path, size, mode="wb"):
     os.sync()
 
 
-def show(size):
+def format_size(size):
     """Formats a size for people."""
     return f"{size >> 30} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
 
@@ -80,10 +80,11 @@ def measure_looks(bench):
     try:
         free = shutil.disk_usage(place).free
         if free < sum(sizes) + (4 << 30):
-            raise MeasurementSkipped(f"{show(sum(sizes))} of logs need more than the {show(free)} that are free")
+            need = format_size(sum(sizes))
+            raise MeasurementSkipped(f"{need} of logs need more than the {format_size(free)} that are free")
         logs = {}
         for size in sizes:
-            bench.say(f"  writing a log of {show(size)}")
+            bench.log(f"  writing a log of {format_size(size)}")
             logs[size] = place / f"{size}.log"
             write(logs[size], size)
             with open(logs[size], "ab") as file:
@@ -109,7 +110,7 @@ def looks(bench, logs):
             try:
                 clients[f"{size} {name}"] = make(bench, log, size)
             except MeasurementSkipped as error:
-                raw["missing"].append(f"{name} of {show(size)}: {error}")
+                raw["missing"].append(f"{name} of {format_size(size)}: {error}")
     raw["peers"] = bench.interleave("peers", bench.rounds, clients)
     return raw
 
@@ -195,7 +196,7 @@ def report_looks(raw):
             rows.append(
                 [
                     f"`{name}`" if name.startswith("check_") else f"`{LOG}`, {name}",
-                    show(int(size)),
+                    format_size(int(size)),
                     section.failures(found) or spread(values(found, "wall"), "ms"),
                     spread(values(found, "cpu"), "ms"),
                     ", ".join(f"{one:.2f}x" if one else "–" for one in apart),
@@ -206,13 +207,13 @@ def report_looks(raw):
             for what, one in zip(("wall", "CPU"), apart):
                 # A larger log that is faster is noise.
                 over = one - 1 if one else None
-                verdict = section.check(f"{what} at {show(int(size))}, {name}", over, EQUAL, "{:.0%}".format)
+                verdict = section.check(f"{what} at {format_size(int(size))}, {name}", over, EQUAL, "{:.0%}".format)
                 ways.append([f"{what}, {name}", "–" if over is None else f"{over:+.1%}", "<= 10 %", verdict])
     section.table(None, ["look", "log", "wall", "CPU", "wall, CPU / smallest", "bytes of the log read"], rows)
     for size, found in raw["bytes"].items():
-        if not section.skipped(f"Bytes read of {show(int(size))}", found):
+        if not section.skipped(f"Bytes read of {format_size(int(size))}", found):
             verdict = section.check("bytes read when stale", found[STALE], 0, str)
-            ways.append([f"bytes read of {show(int(size))}, {STALE}", found[STALE], "0", verdict])
+            ways.append([f"bytes read of {format_size(int(size))}, {STALE}", found[STALE], "0", verdict])
     section.table("The largest log beside the smallest", ["what", "difference", "budget", "verdict"], ways)
     for why in raw["missing"]:
         section.text(f"Skipped: {why}.")
@@ -232,7 +233,7 @@ def measure_news(bench):
     shutil.copy(look.state, saved)
     middle = log.stat().st_size
     write(log, size, "ab")
-    # The line to find is the one that starts here, or there is none.
+    # The line to find, if any, starts here.
     with open(log, "rb") as file:
         file.seek(middle + size // 2)
         file.readline()
@@ -256,7 +257,7 @@ def measure_news(bench):
 def report_news(raw):
     """Reports part 4."""
     section = ReportSection("4. Many new lines")
-    size = show(raw["size"])
+    size = format_size(raw["size"])
     section.text(
         f"{size} were written since the last check, of which no line matches, or one in the middle: it is found in each "
         "round, and without it each round reports no match. From the page cache. The peak that can be seen is "

@@ -17,7 +17,7 @@ RUNNING = "2"
 ENABLED = ("0", "4")
 
 
-def say(path, command, limit=10):
+def send_command(path, command, limit=10):
     """Sends HAProxy one command and returns its reply."""
     with socket.socket(socket.AF_UNIX) as asked:
         asked.settimeout(limit)
@@ -85,14 +85,14 @@ class HaproxyFront:
 
     def answers(self):
         try:
-            return bool(say(self.socket, "show info"))
+            return bool(send_command(self.socket, "show info"))
         except OSError:
             return False
 
     def live(self, service):
         """The endpoints of a service that get requests."""
         try:
-            said = say(self.socket, f"show servers state {service}")
+            said = send_command(self.socket, f"show servers state {service}")
         except OSError:
             # The worker that answered is being replaced.
             return set()
@@ -113,7 +113,7 @@ class HaproxyFront:
 def reloads(master):
     """How often the master has reloaded its configuration, or None during a reload."""
     try:
-        said = say(master, "show proc")
+        said = send_command(master, "show proc")
     except OSError:
         return None
     return next((int(line.split()[2]) for line in said.splitlines() if " master " in line), None)

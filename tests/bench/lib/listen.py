@@ -49,7 +49,7 @@ def bound(services):
 
 
 async def play(ensemble, services, waits, took, early):
-    """Every service has one task after the other, until all have lived."""
+    """Runs the tasks of each service one after the other."""
 
     async def lane(name, port):
         while waits:
@@ -59,8 +59,8 @@ async def play(ensemble, services, waits, took, early):
 
 
 async def live(ensemble, name, port, wait, took, early):
-    """One life. Adds the seconds from listening to the first request that was served, and those that the client waited
-    who asked at the moment the task listened."""
+    """Runs one task. Adds the seconds from listening to its first request, and those of the request that was sent when
+    it started to listen."""
     own = socket.socket()
     # Bound and not listening: the port is the task's, and connections are refused.
     own.bind(("127.0.0.1", 0))
@@ -99,7 +99,7 @@ async def live(ensemble, name, port, wait, took, early):
 
 
 async def ask(port):
-    """One request through HAProxy; the seconds until it was answered by the task, or none."""
+    """Sends one request through HAProxy; returns the seconds until the task answered, or None."""
     start = time.perf_counter()
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -33,7 +33,7 @@ def measure_memory(bench):
         time.sleep(seconds)
         wakeups = {kind: one.wakeups() - before[kind] for kind, one in running.items()}
         for kind, one in running.items():
-            bench.say(f"  {CROWD} connections to {kind}")
+            bench.log(f"  {CROWD} connections to {kind}")
             with crowd(one):
                 time.sleep(SETTLE)
                 open_ = one.memory()["pss"]
@@ -58,7 +58,7 @@ def measure_burst(bench):
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with contenders(bench, (OURS, AUTH)) as (_, running):
         for kind, one in running.items():
-            bench.say(f"  {count} unfinished heads to {kind}")
+            bench.log(f"  {count} unfinished heads to {kind}")
             h2load(bench, one.url(), "-n", 100, "-c", 1)
             time.sleep(SETTLE)
             before = one.memory()["pss"]

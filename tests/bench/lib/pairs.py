@@ -30,7 +30,7 @@ def measure(bench):
     raw = {"count": count, "seconds": seconds}
     with contextlib.ExitStack() as stack:
         server, cache = stack.enter_context(api(bench)), stack.enter_context(memcached(bench))
-        bench.say(f"  starting {count} pairs and as many nginx")
+        bench.log(f"  starting {count} pairs and as many nginx")
         kinds = {
             kind: [stack.enter_context(gateway(bench, kind, server.port, cache)) for _ in range(count)]
             for kind in (OURS, AUTH)
@@ -38,7 +38,7 @@ def measure(bench):
         checkers = [stack.enter_context(checker(bench, server.port)) for _ in range(count)]
         kinds[OURS][0].refuses()
         for proxies in kinds.values():
-            herd(proxies, 1)
+            drive_clients(proxies, 1)
         pairs = kinds[OURS] + checkers
         time.sleep(4)
         before = [one.wakeups() for one in pairs]
@@ -48,7 +48,7 @@ def measure(bench):
         def paced(kind):
             def run(number):
                 cpu = sum(one.cpu() for one in kinds[kind])
-                done, wall, late = herd(kinds[kind], seconds)
+                done, wall, late = drive_clients(kinds[kind], seconds)
                 cpu = sum(one.cpu() for one in kinds[kind]) - cpu
                 return {"round": number, "wall": wall, "cpu": cpu / done, "rate": done / wall / count, "late": late}
 
@@ -66,7 +66,7 @@ def measure(bench):
     return raw
 
 
-def herd(proxies, seconds):
+def drive_clients(proxies, seconds):
     """Sends each proxy `RATE` requests a second, evenly spread, over one connection each. Returns the number of
     responses, the time, and the number of requests that were not sent because the previous response was missing."""
     with contextlib.ExitStack() as stack:

@@ -102,7 +102,7 @@ def build(bench, programs):
     earlier state may be measured on purpose, so they are not rebuilt."""
     if not all(path.exists() for path in programs):
         names = [path.name for path in programs]
-        bench.say(f"building {' and '.join(names)}")
+        bench.log(f"building {' and '.join(names)}")
         packages = [word for name in names for word in ("-p", name)]
         subprocess.run(["cargo", "build", "--release", *packages], cwd=bench.repo, check=True)
     sources = [bench.repo / "Cargo.toml", bench.repo / "Cargo.lock"]
@@ -111,7 +111,7 @@ def build(bench, programs):
     newest = max(source.stat().st_mtime for source in sources)
     outdated = [path.name for path in programs if path.stat().st_mtime < newest]
     for name in outdated:
-        bench.say(f"warning: {name} is older than its sources; cargo build --release -p {name}")
+        bench.log(f"warning: {name} is older than its sources; cargo build --release -p {name}")
     return outdated
 
 
@@ -133,12 +133,12 @@ def install(bench, packages):
     """Installs peers into a virtual environment, as far as they are available."""
     venv = bench.store / "peers"
     python = shutil.which("python3", path=PATH) or "python3"
-    bench.say(f"installing {', '.join(packages)} below target/")
+    bench.log(f"installing {', '.join(packages)} below target/")
     made = subprocess.run([python, "-m", "venv", venv], capture_output=True, text=True)
     if made.returncode:
-        bench.say(f"no virtual environment: {made.stderr.strip() or made.stdout.strip()}")
+        bench.log(f"no virtual environment: {made.stderr.strip() or made.stdout.strip()}")
         return
     for package in packages:
         command = [venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", package]
         if subprocess.run(command).returncode:
-            bench.say(f"{package} cannot be installed: it is reported as missing")
+            bench.log(f"{package} cannot be installed: it is reported as missing")

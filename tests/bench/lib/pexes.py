@@ -41,7 +41,7 @@ def build(bench, peers):
     name = f"hello-{HASH}-{architecture()}.pex"
     path = bench.store / "pex" / name
     if not path.exists():
-        bench.say("  building a pex")
+        bench.log("  building a pex")
         place = bench.directory("pex")
         (place / "mod.py").write_text(SOURCE)
         # Building needs the caller's own settings of package index and proxy; nothing of it is measured.

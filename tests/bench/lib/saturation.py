@@ -97,13 +97,13 @@ def allocations(bench):
     few, many = 500, 2_500
     with contextlib.ExitStack() as stack:
         server, cache = stack.enter_context(api(bench)), stack.enter_context(memcached(bench))
-        lives = [life(bench, server.port, cache, count) for count in (few, many)]
+        lives = [count_allocations(bench, server.port, cache, count) for count in (few, many)]
     if lives[0] == lives[1]:
         raise MeasurementSkipped("valgrind does not see those of jemalloc")
     return {"each": (lives[1] - lives[0]) / (many - few)}
 
 
-def life(bench, api_port, cache_port, count):
+def count_allocations(bench, api_port, cache_port, count):
     """How often authproxy allocates from start to exit, with so many requests over one connection."""
     if not (valgrind := shutil.which("valgrind", path=PATH)):
         raise MeasurementSkipped("valgrind is not installed (Debian: valgrind)")

@@ -104,7 +104,7 @@ def sync(bench):
     services = {name: {"port": 10000 + at, "options": "", "probe": "none"} for at, name in enumerate(names)}
     count = len(names) * members_of(bench)
     with ZookeeperEnsemble(bench) as ensemble, HaproxyFront(bench) as front:
-        bench.say(f"  announcing {count} members")
+        bench.log(f"  announcing {count} members")
         ensemble.create(services)
         shards = range(members_of(bench))
         ensemble.fill((name, *member(bench, at, shard), shard) for at, name in enumerate(names) for shard in shards)

@@ -46,7 +46,7 @@ def follow(bench, kind):
         follower.until("the first configuration", lambda: all_bound(services), pause=0.05)
         used, batches, before = follower.cpu(), follower.metric(BATCHES), front.loaded()
         began = time.monotonic()
-        standing, changes = blow(bench, ensemble, names, pool, lasts)
+        standing, changes = make_changes(bench, ensemble, names, pool, lasts)
         quiet, lasted = time.perf_counter(), time.monotonic() - began
         used = follower.cpu() - used
         after, loaded = follower.metric(BATCHES), front.loaded()
@@ -87,7 +87,7 @@ def drain(pool, halt):
                     one.accept()[0].close()
 
 
-def blow(bench, ensemble, names, pool, lasts):
+def make_changes(bench, ensemble, names, pool, lasts):
     """Makes changes at the rate; returns the final state, {service: [(endpoint, path)]}, and the number of
     changes."""
     standing, free = collections.defaultdict(list), {name: [] for name in names}

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from .cold import show, times_of
+from .cold import format_size, times_of
 from .crowd import together
 from .measure import ProgramFailed, digest, median, quantile, ratio, values
 from .origin import OriginServer
@@ -98,7 +98,8 @@ def report(raw):
     section = ReportSection("7. Tasks that start together")
     count, kinds, size = raw["count"], raw["kinds"], raw["size"]
     section.text(
-        f"{count} tasks fetch {kinds} artifacts of {show(size)}, each with `--copy-to`, 50 ms after the first of them, "
+        f"{count} tasks fetch {kinds} artifacts of {format_size(size)}, each with `--copy-to`, 50 ms after the first of "
+        "them, "
         "which has a quarter of a CPU and so is a slow leader. The same with `curl` for contrast. A neighbour writes "
         "and fsyncs 4 KiB every 20 ms on the same filesystem."
     )

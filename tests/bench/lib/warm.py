@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 
-from .cold import show
+from .cold import format_size
 from .measure import ProgramFailed, digest, median, quantile, ratio, sample, values
 from .origin import BUCKET, OriginServer
 from .peers import QUIET
@@ -104,7 +104,8 @@ def report(raw):
     """Reports part 3."""
     section = ReportSection("3. Warm hit")
     section.text(
-        f"A cached, immutable name of {show(raw['size'])} to `--copy-to`, beside `cp --reflink=auto` of the blob. "
+        f"A cached, immutable name of {format_size(raw['size'])} to `--copy-to`, beside `cp --reflink=auto` of the "
+        "blob. "
         "`sync` before every run, three times as many rounds as elsewhere. The difference is the median of the "
         "differences within each round."
     )
@@ -147,7 +148,7 @@ def measure_large(bench, peers):
         out = bench.work / "large.out"
         for cache in caches.values():
             bench.run([peers.s3cache, origin.url(KEY), f"--cache-dir={cache}", *QUIET])
-        bench.say(f"  filling a cache with {entries} entries")
+        bench.log(f"  filling a cache with {entries} entries")
         filler = fill(caches["large"], entries)
         check = bench.run([peers.s3cache, filler, f"--cache-dir={caches['large']}", "--offline", *QUIET])
         if not check["stdout"].strip().endswith(".bin"):

@@ -54,7 +54,7 @@ class BenchRun:
         """The full size of something, or that of --quick."""
         return quick if self.quick else full
 
-    def say(self, text):
+    def log(self, text):
         print(text, file=sys.stderr, flush=True)
 
     def directory(self, name, within=None):
@@ -90,7 +90,7 @@ class BenchRun:
         results = {name: {"samples": [], "failures": []} for name in clients}
         for number in range(rounds):
             if number % max(1, rounds // 10) == 0:
-                self.say(f"  {what}: round {number + 1} of {rounds}")
+                self.log(f"  {what}: round {number + 1} of {rounds}")
             order = list(clients)
             self.random.shuffle(order)
             for name in order:
@@ -99,7 +99,7 @@ class BenchRun:
                 try:
                     results[name]["samples"].append(clients[name](number))
                 except ProgramFailed as error:
-                    self.say(f"  {name} failed: {error}")
+                    self.log(f"  {name} failed: {error}")
                     results[name]["failures"].append(machine.anonymous(str(error), self))
         return results
 
