@@ -264,7 +264,7 @@ fn circuit_breaker_skips_dead_server_until_probe_succeeds() {
         assert_eq!(acl.request_count(), 5);
         let why = look_up_id(&*servers, "good").await.unwrap_err();
         assert!(
-            why.contains("the breaker is open") && why.contains("answered 500"),
+            why.contains("left alone") && why.contains("answered 500"),
             "{why}"
         );
 
