@@ -30,7 +30,8 @@ use crate::settings::{self, BackendSettings, LiveSettings, LoadedSettings, Setti
 
 /// Threads for reading files and resolving names.
 const BLOCKING_THREADS: usize = 4;
-const STACK_BYTES: usize = 512 << 10;
+/// A reload builds clap's command, which takes more than 512 KiB of stack in a debug build.
+const STACK_BYTES: usize = 2 << 20;
 /// The time to write the last lines of the access log on exit.
 const ACCESS_LOG_TIMEOUT: Duration = Duration::from_secs(1);
 
