@@ -76,7 +76,7 @@ fn drain_under_load_fails_no_request() {
             let report = load.stop();
             assert_eq!(report.failed(), 0, "{report}");
             let log = proxy.log();
-            assert!(!log.contains("drain-timeout is over"), "{log}");
+            assert!(!log.contains("drain timeout expired"), "{log}");
             assert_eq!(proxy.wait_exit(), 0);
         }
     }
@@ -200,7 +200,7 @@ fn drain_ends_at_its_timeout() {
     server.has(1);
     proxy.signal(Signal::SIGTERM);
     client.expect_close();
-    proxy.logs("--drain-timeout is over");
+    proxy.logs("drain timeout expired");
     assert_eq!(proxy.wait_exit(), 0);
 }
 
@@ -231,7 +231,7 @@ fn request_cut_off_by_drain_timeout_is_in_access_log() {
         origin.accepted() == 2
     });
     proxy.signal(Signal::SIGTERM);
-    proxy.logs("--drain-timeout is over");
+    proxy.logs("drain timeout expired");
     proxy.logs("GET /silent 0 ");
     proxy.logs("truncated=drain_timeout");
     assert_eq!(proxy.wait_exit(), 0);
