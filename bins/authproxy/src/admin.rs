@@ -1,6 +1,6 @@
-//! What operators ask: `/status`, `/metrics`, `/health`, and what they order: `/purge`, `/drain`.
+//! The routes of the admin listener: `/status`, `/metrics` and `/health`, and for operators `/purge` and `/drain`.
 //!
-//! Owns the shapes. The listener is `hostkit::admin`'s; the numbers are those of the parts.
+//! Owns the shape of the JSON. The listener is `hostkit::admin`'s; each number is its module's.
 
 use std::sync::Arc;
 
@@ -15,32 +15,32 @@ use crate::metrics::MetricsSnapshot;
 use crate::proxy::Proxy;
 use crate::reload::ConfigReloader;
 
-/// All routes of the admin listener.
-#[must_use]
-pub fn routes(proxy: &Arc<Proxy>, reload: &Arc<ConfigReloader>) -> Router {
-    let (seen, configured) = (Arc::clone(proxy), Arc::clone(reload));
-    let counted = Arc::clone(proxy);
-    let (health, purged, drained) = (Arc::clone(proxy), Arc::clone(proxy), Arc::clone(proxy));
+pub(crate) fn build_router(proxy: &Arc<Proxy>, reload: &Arc<ConfigReloader>) -> Router {
+    let proxy = || Arc::clone(proxy);
+    let (for_status, reload) = (proxy(), Arc::clone(reload));
+    let (for_metrics, for_health, for_purge, for_drain) = (proxy(), proxy(), proxy(), proxy());
     admin::build_router(
-        move || status(&seen, &configured),
+        move || status(&for_status, &reload),
         move || {
             let snapshot = MetricsSnapshot {
-                telemetry: &counted.telemetry,
-                permissions: counted.authorizer.status(),
-                cache: counted.authorizer.snapshot().unwrap_or_default(),
-                is_draining: counted.lifecycle.phase() != LifecyclePhase::Serving,
+                telemetry: &for_metrics.telemetry,
+                permissions: for_metrics.authorizer.status(),
+                cache: for_metrics.authorizer.snapshot().unwrap_or_default(),
+                is_draining: for_metrics.lifecycle.phase() != LifecyclePhase::Serving,
             };
             snapshot.render()
         },
     )
-    .route("GET", "/health", move |_| match health.lifecycle.phase() {
-        LifecyclePhase::Serving => RouteResponse::text(200, "ok"),
-        phase => RouteResponse::text(503, phase.as_str()),
+    .route("GET", "/health", move |_| {
+        match for_health.lifecycle.phase() {
+            LifecyclePhase::Serving => RouteResponse::text(200, "ok"),
+            phase => RouteResponse::text(503, phase.as_str()),
+        }
     })
-    .route("POST", "/purge", move |call| purge(&purged, call))
+    .route("POST", "/purge", move |request| purge(&for_purge, request))
     .route("POST", "/drain", move |_| {
-        drained.lifecycle.begin_shutdown();
-        RouteResponse::text(202, drained.lifecycle.phase().as_str())
+        for_drain.lifecycle.begin_shutdown();
+        RouteResponse::text(202, for_drain.lifecycle.phase().as_str())
     })
 }
 
@@ -56,8 +56,8 @@ fn status(proxy: &Proxy, reload: &ConfigReloader) -> Map<String, Value> {
         "fail_open": proxy.site.get().fail_open,
         "connections": metrics.client_connections.get(),
         "requests_in_flight": metrics.requests_in_flight.get(),
-        "engine": proxy.authorizer.status(),
-        "cache": proxy.authorizer.snapshot().map(|cache| cached(&cache)),
+        "permissions": proxy.authorizer.status(),
+        "cache": proxy.authorizer.snapshot().map(|cache| cache_json(&cache)),
     });
     match status {
         Value::Object(members) => members,
@@ -65,7 +65,7 @@ fn status(proxy: &Proxy, reload: &ConfigReloader) -> Map<String, Value> {
     }
 }
 
-fn cached(cache: &CacheSnapshot) -> Value {
+fn cache_json(cache: &CacheSnapshot) -> Value {
     let servers: Vec<Value> = cache
         .servers
         .iter()
@@ -92,14 +92,14 @@ fn cached(cache: &CacheSnapshot) -> Value {
     })
 }
 
-/// `?key_sha256=HEX`, `?id=ID` or `?all`: one of them.
-fn purge(proxy: &Proxy, call: &RouteRequest<'_>) -> RouteResponse {
+/// One of `?key_sha256=HEX`, `?id=ID` and `?all`.
+fn purge(proxy: &Proxy, request: &RouteRequest<'_>) -> RouteResponse {
     let remedy = "give one of ?key_sha256=HEX, ?id=ID and ?all";
-    let mut asked = form_urlencoded::parse(call.query.as_bytes());
-    let (Some((name, value)), None) = (asked.next(), asked.next()) else {
+    let mut parameters = form_urlencoded::parse(request.query.as_bytes());
+    let (Some((name, value)), None) = (parameters.next(), parameters.next()) else {
         return RouteResponse::error(400, remedy);
     };
-    let what = match (&*name, &*value) {
+    let target = match (&*name, &*value) {
         ("all", _) => PurgeTarget::All,
         ("id", id) if !id.is_empty() => PurgeTarget::Id(id.to_owned()),
         ("key_sha256", hash) => match hash.parse() {
@@ -108,7 +108,7 @@ fn purge(proxy: &Proxy, call: &RouteRequest<'_>) -> RouteResponse {
         },
         _ => return RouteResponse::error(400, remedy),
     };
-    let count = proxy.authorizer.purge(&what);
-    tracing::info!(keys = count, "purged");
+    let count = proxy.authorizer.purge(&target);
+    tracing::info!(keys = count, "cache purged");
     RouteResponse::json(200, &json!({ "purged": count }))
 }

@@ -109,7 +109,7 @@ async fn serve(
     });
     // Both tasks end with the runtime.
     if let Some(admin) = admin {
-        tokio::spawn(admin.serve(admin::routes(&proxy, &reload)));
+        tokio::spawn(admin.serve(admin::build_router(&proxy, &reload)));
     }
     tokio::spawn(handle_signals(signals, Arc::clone(&proxy), reload));
     server::serve(sockets, proxy, drain_timeout).await?;

@@ -407,7 +407,7 @@ fn daemon_accepts_both_keys_during_rotation_and_neither_after_revocation() {
     });
     let status: Value = proxy.status();
     assert_eq!(
-        status["engine"]["file"]["rejected"], 0,
+        status["permissions"]["file"]["rejected"], 0,
         "the file is always complete"
     );
 }
