@@ -280,7 +280,7 @@ fn signal_printing_daemon() {
         }
         writeln!(err, "terminate").unwrap();
     });
-    // Nobody waits for signals any more, and nothing runs: as a drain that hangs.
+    // A drain that hangs: no task waits for signals.
     thread::sleep(wait_limit());
 }
 

@@ -21,7 +21,7 @@ use crate::metrics::ProxyMetrics;
 use crate::permissions::RemoteBackend;
 use crate::permissions::file::AclFile;
 use crate::permissions::liveconf::LiveconfBackend;
-use crate::permissions::server::{DEADLINE, Servers};
+use crate::permissions::server::{DEADLINE, PermissionsServers};
 use crate::proxy::Proxy;
 use crate::record::{FailureLog, Telemetry};
 use crate::reload::ConfigReloader;
@@ -143,7 +143,9 @@ fn open_backend(settings: &Settings) -> Result<Authorizer, Failure> {
             tokio::spawn(Arc::clone(&file).follow());
             return Ok(Authorizer::new(GrantSource::File(file)));
         }
-        BackendSettings::Servers(urls) => RemoteBackend::Servers(Servers::new(urls, DEADLINE)?),
+        BackendSettings::Servers(urls) => {
+            RemoteBackend::Servers(PermissionsServers::new(urls, DEADLINE)?)
+        }
         BackendSettings::Liveconf(path) => {
             let liveconf = Arc::new(LiveconfBackend::open(path));
             tokio::spawn(Arc::clone(&liveconf).follow());

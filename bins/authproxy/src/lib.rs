@@ -63,7 +63,7 @@ pub mod testing {
     pub use crate::grant::{BackendResponse, Grant, KeyHash};
     pub use crate::permissions::file::AclFile;
     pub use crate::permissions::liveconf::LiveconfBackend;
-    pub use crate::permissions::server::{DEADLINE, Servers};
+    pub use crate::permissions::server::{DEADLINE, PermissionsServers};
     pub use crate::permissions::{BackendUnavailable, PermissionsBackend};
     pub use crate::request_error::RequestError;
     pub use crate::request_validation::RequestValidator;

@@ -18,7 +18,7 @@ use crate::circuit_breaker::BreakerState;
 use crate::grant::{BackendResponse, KeyHash};
 use crate::request_error::PermissionsFailure;
 use liveconf::LiveconfBackend;
-use server::Servers;
+use server::PermissionsServers;
 
 pub trait PermissionsBackend: Send + Sync + 'static {
     /// The grant of a key. Ends within the deadline of the backend.
@@ -35,7 +35,7 @@ pub trait PermissionsBackend: Send + Sync + 'static {
 #[derive(Debug)]
 pub enum RemoteBackend {
     /// `--acl-server`.
-    Servers(Servers),
+    Servers(PermissionsServers),
     /// `--use-liveconf-aclserver`.
     Liveconf(Arc<LiveconfBackend>),
 }

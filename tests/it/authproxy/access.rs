@@ -189,8 +189,8 @@ fn status_and_metrics_report_current_values() {
         ("/phase", Value::from("serving")),
         ("/config/error", Value::Null),
         ("/fail_open", false.into()),
-        ("/engine/servers/0/answered", 1.into()),
-        ("/engine/servers/0/breaker", "closed".into()),
+        ("/permissions/servers/0/answered", 1.into()),
+        ("/permissions/servers/0/breaker", "closed".into()),
         ("/cache/positive_entries", 1.into()),
         ("/cache/hits", 1.into()),
         ("/cache/memcached", serde_json::json!([])),
@@ -207,7 +207,7 @@ fn status_and_metrics_report_current_values() {
     );
     assert!(
         status
-            .pointer("/engine/servers/0/last_success_age_seconds")
+            .pointer("/permissions/servers/0/last_success_age_seconds")
             .is_some(),
         "{status}"
     );

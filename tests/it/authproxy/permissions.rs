@@ -6,7 +6,7 @@ mod servers;
 use std::future::Future;
 use std::time::Duration;
 
-use authproxy::testing::{BackendResponse, KeyHash, PermissionsBackend, Servers};
+use authproxy::testing::{BackendResponse, KeyHash, PermissionsBackend, PermissionsServers};
 use hostkit_tests::wait_limit;
 
 /// Long: a busy host must not make a healthy server slow.
@@ -23,9 +23,9 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
     done
 }
 
-fn servers(urls: &[String], deadline: Duration) -> Servers {
+fn servers(urls: &[String], deadline: Duration) -> PermissionsServers {
     let urls: Vec<_> = urls.iter().map(|url| url.parse().unwrap()).collect();
-    Servers::new(&urls, deadline).unwrap()
+    PermissionsServers::new(&urls, deadline).unwrap()
 }
 
 fn hash(key: &str) -> KeyHash {

@@ -23,7 +23,7 @@ use crate::cli::Args;
 use crate::grant::{Grant, KeyHash, format_expiry};
 use crate::permissions::file::AclFile;
 use crate::permissions::liveconf::LiveconfBackend;
-use crate::permissions::server::Servers;
+use crate::permissions::server::PermissionsServers;
 use crate::permissions::{PermissionsBackend as _, RemoteBackend};
 use crate::request_error::RequestError;
 use crate::request_validation;
@@ -125,7 +125,7 @@ async fn look_up(backend: BackendSettings, key: KeyHash) -> Result<Option<Arc<Gr
     let backend = match backend {
         BackendSettings::File(path) => return Ok(AclFile::open(&path)?.get(&key)),
         BackendSettings::Servers(urls) => {
-            RemoteBackend::Servers(Servers::new(&urls, BACKEND_TIMEOUT)?)
+            RemoteBackend::Servers(PermissionsServers::new(&urls, BACKEND_TIMEOUT)?)
         }
         BackendSettings::Liveconf(path) => {
             RemoteBackend::Liveconf(Arc::new(LiveconfBackend::open(&path)))

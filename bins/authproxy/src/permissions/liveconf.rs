@@ -11,7 +11,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::load_tracker::LoadTracker;
-use super::server::{DEADLINE, Servers};
+use super::server::{DEADLINE, PermissionsServers};
 use super::{BackendStatus, BackendUnavailable, PermissionsBackend};
 use crate::grant::{BackendResponse, KeyHash};
 use crate::request_error::PermissionsFailure;
@@ -27,7 +27,7 @@ pub struct LiveconfBackend {
 
 #[derive(Debug, Default)]
 struct LiveconfState {
-    servers: Option<Arc<Servers>>,
+    servers: Option<Arc<PermissionsServers>>,
     urls: Vec<Url>,
     loads: LoadTracker,
 }
@@ -77,7 +77,7 @@ impl LiveconfBackend {
             if urls == current {
                 return Ok(None);
             }
-            let servers = Servers::like(servers.as_deref(), &urls, DEADLINE)?;
+            let servers = PermissionsServers::with_previous(servers.as_deref(), &urls, DEADLINE)?;
             Ok(Some((urls, Arc::new(servers))))
         });
         let mut state = self.state();

@@ -1,11 +1,11 @@
-//! `--acl-server`: permissions engines that are asked over HTTP, the next one when one fails.
+//! `--acl-server`: permissions servers that are queried over HTTP, the next one when one fails.
 //!
-//! Owns the order, the deadline of a question over all attempts, and how many may be under way. One server is
-//! `endpoint`'s, the bytes of question and answer are `protocol`'s.
+//! Owns the order, the deadline of a query over all attempts, and the number of queries under way. One server is
+//! `permissions_server`'s, the bytes of requests and responses are `protocol`'s.
 
-mod connect;
-mod endpoint;
-mod login;
+mod basic_auth;
+mod connector;
+mod permissions_server;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,122 +20,122 @@ use url::Url;
 use super::{BackendUnavailable, PermissionsBackend, ServerStatus, protocol};
 use crate::grant::{BackendResponse, KeyHash};
 use crate::request_error::PermissionsFailure;
-use connect::Connector;
-use endpoint::Endpoint;
+use connector::ServerConnector;
+use permissions_server::{PermissionsServer, QueryOutcome};
 
-/// The time for one question: all servers, all attempts.
+/// The deadline of one query: all servers, all attempts.
 pub const DEADLINE: Duration = Duration::from_millis(500);
-/// Questions under way at once; who brings another is told at once that nobody can be asked.
-const QUESTIONS: usize = 64;
-/// How often every server is tried for one question.
+/// Queries under way at once; one more fails at once.
+const MAX_QUERIES: usize = 64;
+/// How often every server is tried for one query.
 const ROUNDS: usize = 2;
-/// The longest pause between two rounds. Short: a caller with an unknown key waits for it.
-const PAUSE: Duration = Duration::from_millis(10);
+/// The longest delay between two rounds. Short: a client with an unknown key waits for it.
+const RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// Some permissions engines, which know the same keys.
+/// Permissions servers that have the same keys.
 #[derive(Debug)]
-pub struct Servers {
-    endpoints: Vec<Arc<Endpoint>>,
-    connector: Connector,
-    questions: Semaphore,
+pub struct PermissionsServers {
+    servers: Vec<Arc<PermissionsServer>>,
+    connector: ServerConnector,
+    queries: Semaphore,
     deadline: Duration,
 }
 
-/// Whether a URL can be that of a permissions engine: `http`, `https`, or `unix:/PATH`.
+/// Validates the URL of a permissions server: `http`, `https`, or `unix:/PATH`.
 ///
 /// # Errors
-/// It cannot; the message names it, without what is secret in it.
+/// It is not valid; the message has it without its secrets.
 pub fn check(url: &Url) -> Result<(), String> {
-    Endpoint::new(url).map(|_| ())
+    PermissionsServer::new(url).map(|_| ())
 }
 
-impl Servers {
-    /// Servers in the order in which they are asked. Settings of TLS, which take a megabyte, are made only if a URL has
-    /// `https`.
+impl PermissionsServers {
+    /// Servers in the order in which they are queried. TLS settings, which take a megabyte, are made only for `https`.
     ///
     /// # Errors
-    /// A URL cannot be that of a permissions engine, or none is given; the host has no certificate authorities (exit 78).
+    /// A URL is invalid or missing, or the host has no certificate authorities (exit 78).
     pub fn new(urls: &[Url], deadline: Duration) -> Result<Self, Failure> {
-        Self::like(None, urls, deadline)
+        Self::with_previous(None, urls, deadline)
     }
 
-    /// The same, with what is known of servers that `before` had, too.
-    pub(super) fn like(
-        before: Option<&Self>,
+    /// The same, with the connections and the state of servers that `previous` has, too.
+    pub(super) fn with_previous(
+        previous: Option<&Self>,
         urls: &[Url],
         deadline: Duration,
     ) -> Result<Self, Failure> {
-        let known = |url: &Url| before?.endpoints.iter().find(|one| one.is(url)).cloned();
-        let endpoints: Result<Vec<_>, String> = urls
+        let find = |url: &Url| {
+            let mut servers = previous?.servers.iter();
+            servers.find(|server| server.has_url(url)).cloned()
+        };
+        let servers: Result<Vec<_>, String> = urls
             .iter()
-            .map(|url| match known(url) {
-                Some(endpoint) => Ok(endpoint),
-                None => Endpoint::new(url).map(Arc::new),
+            .map(|url| match find(url) {
+                Some(server) => Ok(server),
+                None => PermissionsServer::new(url).map(Arc::new),
             })
             .collect();
-        let endpoints = endpoints.map_err(|why| Failure::new(Exit::CONFIG, why))?;
-        if endpoints.is_empty() {
-            return Err(Failure::new(Exit::CONFIG, "there is no permissions engine")
-                .remedy("name one with --acl-server"));
+        let servers = servers.map_err(|error| Failure::new(Exit::CONFIG, error))?;
+        if servers.is_empty() {
+            return Err(Failure::new(Exit::CONFIG, "missing permissions server")
+                .remedy("give one with --acl-server"));
         }
-        let tls = endpoints.iter().any(|endpoint| endpoint.is_tls());
+        let with_tls = servers.iter().any(|server| server.is_tls());
         Ok(Self {
-            endpoints,
-            connector: Connector::new(tls)?,
-            questions: Semaphore::new(QUESTIONS),
+            servers,
+            connector: ServerConnector::new(with_tls)?,
+            queries: Semaphore::new(MAX_QUERIES),
             deadline,
         })
     }
 
-    /// What became of questions so far, by server.
+    /// The state and the counters of each server.
     #[must_use]
     pub fn status(&self) -> Vec<ServerStatus> {
-        self.endpoints.iter().map(|one| one.status()).collect()
+        self.servers.iter().map(|server| server.status()).collect()
     }
 
-    async fn ask(&self, question: &Bytes) -> Result<BackendResponse, String> {
+    async fn query(&self, query: &Bytes) -> Result<BackendResponse, String> {
         let end = Instant::now() + self.deadline;
-        let mut troubles: Vec<String> = Vec::new();
+        let mut errors: Vec<String> = Vec::new();
         for round in 0..ROUNDS {
             if round > 0 {
-                sleep(backoff::random_delay(PAUSE)).await;
-                // Who gets too little time fails for no fault of its own.
+                sleep(backoff::random_delay(RETRY_DELAY)).await;
+                // A server that gets too little time fails through no fault of its own.
                 if end.saturating_duration_since(Instant::now()) < self.deadline / 2 {
                     break;
                 }
             }
-            let mut asked = false;
-            troubles.clear();
-            for (at, endpoint) in self.endpoints.iter().enumerate() {
-                // Of the time that is left every server has its share: the first one must not use up all of it.
+            let mut is_sent = false;
+            errors.clear();
+            for (at, server) in self.servers.iter().enumerate() {
+                // Every server has its share of the time that is left: the first one must not use up all of it.
                 let left = end.saturating_duration_since(Instant::now());
-                let share = left / u32::try_from(self.endpoints.len() - at).unwrap_or(u32::MAX);
-                match endpoint.ask(question, share, &self.connector).await {
-                    endpoint::Outcome::Answered(found) => return Ok(found),
-                    endpoint::Outcome::Failed(why) => {
-                        asked = true;
-                        troubles.push(why);
+                let share = left / u32::try_from(self.servers.len() - at).unwrap_or(u32::MAX);
+                match server.query(query, share, &self.connector).await {
+                    QueryOutcome::Answered(response) => return Ok(response),
+                    QueryOutcome::Failed(error) => {
+                        is_sent = true;
+                        errors.push(error);
                     }
-                    endpoint::Outcome::LeftAlone(why) => troubles.push(why),
+                    QueryOutcome::BreakerOpen(error) => errors.push(error),
                 }
             }
-            if !asked {
+            if !is_sent {
                 break;
             }
         }
-        Err(troubles.join("; "))
+        Err(errors.join("; "))
     }
 }
 
-impl PermissionsBackend for Servers {
+impl PermissionsBackend for PermissionsServers {
     async fn look_up(&self, key: KeyHash) -> Result<BackendResponse, BackendUnavailable> {
-        let Ok(_under_way) = self.questions.try_acquire() else {
-            let why = format!("{QUESTIONS} questions are under way");
+        let Ok(_permit) = self.queries.try_acquire() else {
+            let why = format!("{MAX_QUERIES} queries are under way");
             return Err(BackendUnavailable::new(PermissionsFailure::Overloaded, why));
         };
-        let question = Bytes::from(protocol::encode_request(&key));
-        self.ask(&question)
-            .await
-            .map_err(BackendUnavailable::failed)
+        let query = Bytes::from(protocol::encode_request(&key));
+        self.query(&query).await.map_err(BackendUnavailable::failed)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use authproxy::testing::{
-    BreakerState, DEADLINE, LiveconfBackend, PermissionsBackend as _, Servers,
+    BreakerState, DEADLINE, LiveconfBackend, PermissionsBackend as _, PermissionsServers,
 };
 use hostkit_tests::free_port;
 use hostkit_tests::permissions::{PermissionsBehavior, PermissionsServer};
@@ -227,7 +227,7 @@ fn next_server_is_queried_after_failure() {
                 .last_error
                 .as_ref()
                 .unwrap()
-                .contains("no answer within"),
+                .contains("no response within"),
             "{status:?}"
         );
         assert_eq!(slow.request_count(), 5);
@@ -264,7 +264,7 @@ fn circuit_breaker_skips_dead_server_until_probe_succeeds() {
         assert_eq!(acl.request_count(), 5);
         let why = look_up_id(&*servers, "good").await.unwrap_err();
         assert!(
-            why.contains("left alone") && why.contains("answered 500"),
+            why.contains("circuit breaker open") && why.contains("status 500"),
             "{why}"
         );
 
@@ -353,13 +353,15 @@ fn invalid_server_url_is_rejected_without_its_password() {
         "file:///x",
     ] {
         let Ok(url) = url.parse() else { continue };
-        let why = Servers::new(&[url], DEADLINE).unwrap_err().to_string();
+        let why = PermissionsServers::new(&[url], DEADLINE)
+            .unwrap_err()
+            .to_string();
         assert!(
-            why.contains("cannot be a permissions engine") && !why.contains("secret"),
+            why.contains("invalid permissions server") && !why.contains("secret"),
             "{why}"
         );
     }
-    assert!(Servers::new(&[], DEADLINE).is_err());
+    assert!(PermissionsServers::new(&[], DEADLINE).is_err());
 }
 
 #[test]

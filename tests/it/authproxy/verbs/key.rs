@@ -215,13 +215,11 @@ fn key_check_queries_servers_as_daemon_does() {
         403,
         r#"{"known":false}"#.to_owned(),
     ));
-    let failed = check(&[&engine], &[], "other")
-        .exits(69)
-        .logs("answered 403");
+    let failed = check(&[&engine], &[], "other").exits(69).logs("status 403");
     assert!(!failed.stderr.contains("secret"), "{}", failed.stderr);
     check(&["--acl-server=ftp://x"], &[], "key")
         .exits(78)
-        .logs("cannot be a permissions engine");
+        .logs("invalid permissions server");
 }
 
 /// Terminates TLS with the certificate of `authority` in front of a port, until the test process ends.
