@@ -13,8 +13,7 @@ pub fn is_printable(c: char) -> bool {
 }
 
 /// Escapes each unprintable character as Rust does: text of a peer must not control a terminal or forge a log line.
-#[must_use]
-pub fn escape(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
         return Cow::Borrowed(text);
     }

@@ -16,7 +16,7 @@ use super::follower_state::{FollowerState, ReadRequest, ReadResult};
 use super::path_pattern::depth;
 use super::reader::{ReadError, WatchEvent, ZnodeReader};
 use super::scan::{MemberReuse, ScanOutcome, ScanRequest, scan};
-use super::session::{ConnectedSession, EnsembleContext, SessionLink, increment};
+use super::session::{EnsembleContext, SessionConnection, SessionLink, increment};
 use super::{DiscoverySnapshot, MemberDecoder, PathPattern, SessionPool};
 use crate::backoff::Backoff;
 use crate::clock;
@@ -68,7 +68,7 @@ pub(super) struct PatternFollower<D: MemberDecoder> {
 
 /// A session as this follower uses it.
 struct FollowerSession<D> {
-    up: Arc<ConnectedSession>,
+    connection: Arc<SessionConnection>,
     reader: Arc<ZnodeReader<D>>,
     connected: bool,
     /// The task of the persistent watch.
@@ -207,24 +207,31 @@ impl<D: MemberDecoder> PatternFollower<D> {
                 self.problem = Some(why);
                 self.publish_pending = true;
             }
-            SessionLink::Up(up) => {
+            SessionLink::Up(connection) => {
                 let before = self.session.take();
-                let same = before.filter(|before| before.up.session == up.session);
+                let same = before
+                    .filter(|before| before.connection.session_number == connection.session_number);
                 let (reader, fully_read) = match same {
                     // Its one-shot watches stay in force: the library sets them again.
                     Some(before) => (before.reader, before.fully_read),
                     None => {
                         let (sender, events) = mpsc::channel(EVENT_QUEUE);
                         self.events = events;
-                        let (up, context) = (Arc::clone(&up), Arc::clone(&self.context));
+                        let (connection, context) =
+                            (Arc::clone(&connection), Arc::clone(&self.context));
                         (
-                            Arc::new(ZnodeReader::new(up, context, self.decoder.clone(), sender)),
+                            Arc::new(ZnodeReader::new(
+                                connection,
+                                context,
+                                self.decoder.clone(),
+                                sender,
+                            )),
                             false,
                         )
                     }
                 };
                 self.session = Some(FollowerSession {
-                    up,
+                    connection,
                     reader,
                     connected: true,
                     watch: None,
@@ -334,7 +341,7 @@ impl<D: MemberDecoder> PatternFollower<D> {
                     .uses_oneshot_watches
                     .store(true, Ordering::Relaxed);
                 session.connected = false;
-                session.up.abandon.notify_one();
+                session.connection.abandon.notify_one();
                 return;
             }
             Err(ReadError::Unavailable(why) | ReadError::Path(why)) => {
@@ -373,7 +380,7 @@ impl<D: MemberDecoder> PatternFollower<D> {
         self.failed_scans += 1;
         if self.failed_scans >= MAX_FAILED_SCANS {
             self.failed_scans = 0;
-            session.up.abandon.notify_one();
+            session.connection.abandon.notify_one();
         }
         let (pattern, ensemble) = (self.state.pattern(), &self.context.ensemble);
         self.problem = Some(format!(

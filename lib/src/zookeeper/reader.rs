@@ -17,7 +17,7 @@ use zookeeper_client::{AddWatchMode, Error, EventType, MultiReadResult, OneshotW
 use super::member::{MemberError, MemberErrorKind, MemberFormat, sequence_number};
 use super::path_pattern::join_path;
 use super::payload;
-use super::session::{ConnectedSession, EnsembleContext, increment};
+use super::session::{EnsembleContext, SessionConnection, increment};
 use super::snapshot::{MemberDecoder, MemberNode};
 use super::znode_name::ZnodeName;
 
@@ -61,7 +61,7 @@ type PendingWatches = Arc<Mutex<HashSet<(String, WatchKind)>>>;
 /// Reads for one follower.
 #[derive(Debug)]
 pub(super) struct ZnodeReader<D> {
-    session: Arc<ConnectedSession>,
+    session: Arc<SessionConnection>,
     context: Arc<EnsembleContext>,
     decoder: D,
     events: mpsc::Sender<Box<WatchEvent>>,
@@ -70,7 +70,7 @@ pub(super) struct ZnodeReader<D> {
 
 impl<D: MemberDecoder> ZnodeReader<D> {
     pub(super) fn new(
-        session: Arc<ConnectedSession>,
+        session: Arc<SessionConnection>,
         context: Arc<EnsembleContext>,
         decoder: D,
         events: mpsc::Sender<Box<WatchEvent>>,
@@ -219,14 +219,14 @@ impl<D: MemberDecoder> ZnodeReader<D> {
             found.extend(child.map(|child| (name.clone(), child)));
             return Ok(found);
         }
-        let mut asked = Vec::with_capacity(names.len());
+        let mut requested = Vec::with_capacity(names.len());
         let mut request = self.session.client.new_multi_reader();
         for name in names {
             let child = match self.decode_name(path, &name) {
                 Some(child) => Some(child),
                 None => match request.add_get_data(&join_path(path, &name.text())) {
                     Ok(()) => {
-                        asked.push(name);
+                        requested.push(name);
                         continue;
                     }
                     Err(error) => self.decode_member(path, &name, Err(error))?,
@@ -234,17 +234,17 @@ impl<D: MemberDecoder> ZnodeReader<D> {
             };
             found.extend(child.map(|child| (name, child)));
         }
-        asked
+        requested
             .iter()
             .for_each(|_| increment(&self.context.counters.reads));
-        let answers = self.send_request(asked.len(), request.commit()).await;
-        let answers = answers.map_err(|error| read_error(&error))?;
-        if answers.len() != asked.len() {
-            let counts = format!("{} results for {} reads", answers.len(), asked.len());
+        let results = self.send_request(requested.len(), request.commit()).await;
+        let results = results.map_err(|error| read_error(&error))?;
+        if results.len() != requested.len() {
+            let counts = format!("{} results for {} reads", results.len(), requested.len());
             return Err(ReadError::Unavailable(counts));
         }
-        for (name, answer) in asked.into_iter().zip(answers) {
-            let answer = match answer {
+        for (name, result) in requested.into_iter().zip(results) {
+            let result = match result {
                 MultiReadResult::Data { data, stat } => Ok((data, stat)),
                 MultiReadResult::Error { err } => Err(err),
                 other => {
@@ -253,7 +253,7 @@ impl<D: MemberDecoder> ZnodeReader<D> {
                     )));
                 }
             };
-            let child = self.decode_member(path, &name, answer)?;
+            let child = self.decode_member(path, &name, result)?;
             found.extend(child.map(|child| (name, child)));
         }
         Ok(found)
@@ -337,8 +337,8 @@ impl<D: MemberDecoder> ZnodeReader<D> {
         // The semaphore is never closed.
         let permits = u32::try_from(znodes).unwrap_or(u32::MAX);
         let _permits = self.context.request_permits.acquire_many(permits).await;
-        let answer = timeout(REQUEST_TIMEOUT, request).await;
-        answer.unwrap_or(Err(Error::Timeout))
+        let result = timeout(REQUEST_TIMEOUT, request).await;
+        result.unwrap_or(Err(Error::Timeout))
     }
 
     /// Whether the next request must set a one-shot watch: the server has no others, and none is set.
@@ -351,15 +351,15 @@ impl<D: MemberDecoder> ZnodeReader<D> {
         &self,
         path: &str,
         what: WatchKind,
-        answer: Result<(T, OneshotWatcher), Error>,
+        result: Result<(T, OneshotWatcher), Error>,
     ) -> Result<T, Error> {
         let key = (path.to_owned(), what);
-        match answer {
+        match result {
             Err(error) => {
                 lock(&self.pending_watches).remove(&key);
                 Err(error)
             }
-            Ok((answer, watcher)) => {
+            Ok((result, watcher)) => {
                 // Holding the reader here would keep the session open.
                 let (pending_watches, events) =
                     (Arc::clone(&self.pending_watches), self.events.clone());
@@ -374,7 +374,7 @@ impl<D: MemberDecoder> ZnodeReader<D> {
                         let _ = events.send(Box::new(WatchEvent { kind, path })).await;
                     }
                 });
-                Ok(answer)
+                Ok(result)
             }
         }
     }

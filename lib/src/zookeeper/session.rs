@@ -108,15 +108,15 @@ pub(super) enum SessionLink {
     /// Not connected, and the cause.
     Down(String),
     /// Connected.
-    Up(Arc<ConnectedSession>),
+    Up(Arc<SessionConnection>),
 }
 
 /// A connection of a session. After a reconnection watches must be set again.
 #[derive(Debug)]
-pub(super) struct ConnectedSession {
+pub(super) struct SessionConnection {
     pub(super) client: Client,
     /// The number of the session, from 1.
-    pub(super) session: u64,
+    pub(super) session_number: u64,
     /// Whether to use one-shot watches.
     pub(super) uses_oneshot_watches: bool,
     /// Notified by a follower when the session is connected but does not respond.
@@ -166,9 +166,9 @@ impl EnsembleContext {
         .map(|counter| counter.load(Ordering::Relaxed));
         let (state, session_timeout) = match link {
             SessionLink::Down(_) => (ConnectionState::Disconnected, None),
-            SessionLink::Up(up) => (
+            SessionLink::Up(connection) => (
                 ConnectionState::Connected,
-                Some(up.client.session_timeout()),
+                Some(connection.client.session_timeout()),
             ),
         };
         EnsembleStats {
@@ -229,7 +229,7 @@ async fn run_session(context: &EnsembleContext, link: &watch::Sender<SessionLink
         Ok(Err(error)) => return format!("cannot reach ZooKeeper at {ensemble}: {error}"),
         Err(_) => return format!("cannot reach ZooKeeper at {ensemble}: no response"),
     };
-    let session = counters.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+    let session_number = counters.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     info!(
         %ensemble,
         session_id = %client.session_id(),
@@ -241,16 +241,16 @@ async fn run_session(context: &EnsembleContext, link: &watch::Sender<SessionLink
     loop {
         match state {
             SessionState::SyncConnected | SessionState::ConnectedReadOnly => {
-                let up = Arc::new(ConnectedSession {
+                let connection = Arc::new(SessionConnection {
                     client: client.clone(),
-                    session,
+                    session_number,
                     uses_oneshot_watches: context.uses_oneshot_watches.load(Ordering::Relaxed),
                     abandon: Notify::new(),
                 });
-                link.send_replace(SessionLink::Up(Arc::clone(&up)));
+                link.send_replace(SessionLink::Up(Arc::clone(&connection)));
                 state = tokio::select! {
                     state = states.changed() => state,
-                    () = up.abandon.notified() => {
+                    () = connection.abandon.notified() => {
                         increment(&counters.expirations);
                         return format!("ZooKeeper at {ensemble} stopped responding");
                     }

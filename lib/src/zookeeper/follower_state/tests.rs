@@ -30,9 +30,9 @@ fn event(state: &mut FollowerState<MemberResult>, kind: EventType, path: &str) {
 fn child(shard: u32) -> MemberNode {
     let text = format!(r#"{{"status": "ALIVE", "shard": {shard}}}"#);
     let (name, interner) = ("member_0000000000", payload::StringInterner::default());
-    let said = payload::decode_payload(MemberFormat::ServerSet, name, text.as_bytes(), &interner);
+    let result = payload::decode_payload(MemberFormat::ServerSet, name, text.as_bytes(), &interner);
     MemberNode {
-        value: MemberFormat::ServerSet.decode(&A.into(), &name.into(), said),
+        value: MemberFormat::ServerSet.decode(&A.into(), &name.into(), result),
         immutable: true,
     }
 }
