@@ -96,7 +96,7 @@ fn reasons_are_served_in_auroras_words() {
     });
     let log = fs::read_to_string(sandbox.path("log")).unwrap();
     assert!(
-        log.contains("sick") && log.contains("reason=nolog"),
+        log.contains("unhealthy") && log.contains("reason=nolog"),
         "{log}"
     );
 }
