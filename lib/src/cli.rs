@@ -1,4 +1,4 @@
-//! Flags as every tool has them, and the way in and out of a process: parse, log, run, print the failure, exit.
+//! The command line of every tool, and its `main`: parse, log, run, print the failure, exit.
 //!
 //! A tool declares plain clap flags; [`command`] gives each its underscore spelling, its environment variable, and for
 //! a boolean a value (`--console=True`). Owns `main`, not what a tool does.
@@ -23,11 +23,9 @@ use crate::printable::escape;
 use crate::{Exit, Failure, nagios, stdout};
 
 #[cfg(feature = "config")]
-pub use environment::names_any;
-#[cfg(feature = "config")]
 pub use settings::{FileLayer, SettingOrigin, SettingTable};
 
-/// Words that are the value of a boolean (those of clap's `BoolishValueParser`).
+/// The values of a boolean (those of clap's `BoolishValueParser`).
 const BOOLEANS: [&str; 12] = [
     "1", "0", "y", "n", "yes", "no", "t", "f", "true", "false", "on", "off",
 ];
@@ -51,7 +49,7 @@ pub struct Common {
     )]
     pub loglevel: Option<LogLevel>,
     /// Accepted for compatibility: logs always go to stderr
-    #[arg(long, global = true, help_heading = "Logging")]
+    #[arg(long, global = true, help_heading = "Logging", hide_short_help = true)]
     pub console: bool,
     /// Log one JSON object per line, in logstash v1 shape
     #[arg(long, global = true, help_heading = "Logging")]
@@ -72,14 +70,13 @@ pub struct Common {
 pub trait Tool: Parser {
     /// The name it is installed under, and that its messages begin with.
     const NAME: &'static str;
-    /// How a wrong command line ends.
+    /// The exit code of an invalid command line.
     const USAGE_EXIT: Exit = Exit::USAGE;
-    /// Whether this command line, right or wrong, is that of a Nagios plugin: then a wrong one is a result, on stdout and
-    /// UNKNOWN.
+    /// Whether this command line is that of a Nagios plugin: then an invalid one is a result, on stdout and UNKNOWN.
     fn is_plugin(_line: &[OsString]) -> bool {
         false
     }
-    /// The log level when nobody asks for one.
+    /// The default of `--loglevel`.
     const LOGLEVEL: LogLevel = LogLevel::Info;
     /// Groups of flags that exclude one another. The first layer that names one decides: the command line, then the
     /// environment, then the file.
@@ -92,7 +89,7 @@ pub trait Tool: Parser {
     fn common(&self) -> &Common;
 }
 
-/// A command line that was understood, without the configuration files below it.
+/// A valid command line, without the configuration files below it.
 #[derive(Debug, Clone)]
 pub struct CommandLine {
     argv: Vec<OsString>,
@@ -103,24 +100,10 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// What clap found.
+    /// Its values, and those of the environment.
     #[must_use]
     pub const fn matches(&self) -> &ArgMatches {
         &self.matches
-    }
-
-    /// What names a flag of the tool itself: the flag or its variable, also one that turns a switch off.
-    #[must_use]
-    pub fn origin<T: Tool>(&self, flag: &str) -> Option<String> {
-        let id = flag.replace('-', "_");
-        if !matches!(self.matches.try_contains_id(&id), Ok(true)) {
-            return None;
-        }
-        match self.matches.value_source(&id)? {
-            ValueSource::CommandLine => Some(format!("--{flag}")),
-            ValueSource::EnvVariable => environment::variable(T::NAME, &[], flag),
-            _ => None,
-        }
     }
 
     /// Whether a flag stands on the command line itself.
@@ -130,7 +113,7 @@ impl CommandLine {
     }
 }
 
-/// Parses the command line, runs the tool and turns what comes back into an exit code: the whole of a `main`.
+/// Parses the command line, runs the tool and returns its exit code: the whole of a `main`.
 pub fn main<T: Tool>(run: impl FnOnce(T, &CommandLine) -> Result<Exit, Failure>) -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
     let (args, command_line) = match parse::<T, _>(line.clone()) {
@@ -157,12 +140,12 @@ pub fn main<T: Tool>(run: impl FnOnce(T, &CommandLine) -> Result<Exit, Failure>)
     }
 }
 
-/// Prints what clap says in place of running the tool: of a wrong command line, or because it was asked for help.
+/// Prints clap's error of an invalid command line, or the help or version that it asks for.
 fn refuse<T: Tool>(error: &clap::Error, line: &[OsString]) -> Exit {
     let is_help = error.exit_code() == 0;
     let is_result = !is_help && T::is_plugin(line);
     if is_result {
-        // Nobody is left to tell when stdout cannot be written.
+        // There is no other channel when stdout cannot be written.
         let _ = stdout::print_line(nagios::usage_line(error));
     }
     // A closed pipe (`--help | head`) is not an error.
@@ -188,14 +171,14 @@ fn report(tool: &str, failure: &Failure, json: bool) {
     for cause in failure.causes() {
         text.push_str(&format!("  because: {}\n", escape(&cause)));
     }
-    // Nobody is left to tell when stderr is closed.
+    // There is no other channel when stderr is closed.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Parses `argv` (with the program name first) and the environment into the tool's flags.
 ///
 /// # Errors
-/// What clap says of a wrong command line, or the text of `--help` and `--version` (exit code 0).
+/// The command line is invalid, or asks for `--help` or `--version` (exit code 0).
 pub fn parse<T, I>(argv: I) -> Result<(T, CommandLine), clap::Error>
 where
     T: Tool,
@@ -251,7 +234,7 @@ fn mask_value(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// The error of a command line. A word that was not understood behind a switch is most likely its value.
+/// The error of a command line. An unexpected word after a switch is most likely its value.
 fn explain_missing_equals(
     command: &mut Command,
     argv: &[OsString],
@@ -272,7 +255,7 @@ fn explain_missing_equals(
     });
     match found {
         Some((flag, value)) => {
-            let text = format!("{flag} takes a value only behind `=`: write {flag}={value}");
+            let text = format!("{flag} takes a value only after `=`: write {flag}={value}");
             command.error(ErrorKind::ValueValidation, text)
         }
         None => error,
@@ -326,7 +309,7 @@ fn spellings(arg: Arg, tool: &str, verbs: &[String]) -> Arg {
     let hyphenated = names.iter().filter(|name| name.contains('-'));
     let arg = arg.aliases(hyphenated.map(|name| name.replace('-', "_")));
     let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
-    // `Option<bool>`: its default stands behind what a file says.
+    // `Option<bool>` has no default.
     if !is_switch && !is_boolean(&arg) {
         return arg;
     }
@@ -471,11 +454,8 @@ mod tests {
             };
             let said = error.map(|error| error.to_string()).unwrap_or_default();
             match says {
-                Some(says) => assert!(
-                    said.contains(&format!("behind `=`: write {says}")),
-                    "{said}"
-                ),
-                None => assert!(!said.contains("behind `=`"), "{said}"),
+                Some(says) => assert!(said.contains(&format!("after `=`: write {says}")), "{said}"),
+                None => assert!(!said.contains("after `=`"), "{said}"),
             }
         }
     }
@@ -491,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boolean_with_a_senseless_value_is_refused() {
+    fn boolean_with_an_invalid_value_is_refused() {
         assert!(parse::<Args, _>(["t", "--cache=perhaps"]).is_err());
     }
 

@@ -1,11 +1,10 @@
-//! Configuration files: `/etc/hostkit/<tool>.yaml` and the drop-ins beside it, read into one raw structure.
+//! Configuration files: `/etc/hostkit/<tool>.yaml` and the drop-ins beside it.
 //!
-//! Owns finding, parsing and merging. What the values mean is the tool's second stage.
+//! Owns finding, parsing and merging, and the places of errors. Keys and values are declared by the tool.
 
 mod files;
 pub mod value;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +19,7 @@ pub use files::{ConfigFiles, FileSetting};
 
 /// Where the files of all tools are.
 const DIRECTORY: &str = "/etc/hostkit";
-/// A configuration file larger than this is not one (bytes).
+/// The largest configuration file (bytes).
 const LIMIT: u64 = 1 << 20;
 
 /// Reads the configuration of `tool`. Drop-ins (`<tool>.d/*.yaml`) follow the main file in byte order: maps merge,
@@ -28,7 +27,7 @@ const LIMIT: u64 = 1 << 20;
 /// of them. A missing file is an empty one, unless it was named by `explicit`.
 ///
 /// # Errors
-/// A file cannot be read, is not YAML, or has a key that `T` does not know (exit 78): the message names file, line,
+/// A file cannot be read, is not YAML, or has a key that is not a field of `T` (exit 78): the message names file, line,
 /// column, the key and the nearest valid one.
 pub fn load<T: DeserializeOwned>(
     tool: &str,
@@ -64,49 +63,6 @@ fn files(
     }
     files.extend(personal.filter(|file| file.exists()).map(Path::to_owned));
     files
-}
-
-/// Where the key of the outermost map stands whose value [`load`] takes: ``FILE:LINE: `KEY` ``, for errors that are found
-/// only when the value is used. Flow maps (`{key: value}`) are not searched.
-#[must_use]
-pub fn place(
-    tool: &str,
-    explicit: Option<&Path>,
-    personal: Option<&Path>,
-    key: &str,
-) -> Option<String> {
-    let files = files(Path::new(DIRECTORY), tool, explicit, personal);
-    files.iter().rev().find_map(|file| {
-        let text = read(file).ok()?;
-        let line = text.lines().position(|line| {
-            let rest = line.strip_prefix(key);
-            rest.is_some_and(|rest| rest.trim_start().starts_with(':'))
-        })?;
-        Some(format!("{}:{}: `{key}`", file.display(), line + 1))
-    })
-}
-
-/// The file whose value [`load`] takes, for each key of the outermost map.
-///
-/// # Errors
-/// As [`load`].
-pub fn deciding_files(
-    tool: &str,
-    explicit: Option<&Path>,
-    personal: Option<&Path>,
-) -> Result<BTreeMap<String, PathBuf>, Failure> {
-    last_files(&files(Path::new(DIRECTORY), tool, explicit, personal))
-}
-
-fn last_files(files: &[PathBuf]) -> Result<BTreeMap<String, PathBuf>, Failure> {
-    let mut last = BTreeMap::new();
-    for file in files {
-        let parsed = serde_saphyr::from_str::<Value>(&read(file)?);
-        let value = parsed.map_err(|error| explain(file, &error))?;
-        let keys = value.as_object().into_iter().flat_map(|map| map.keys());
-        last.extend(keys.map(|key| (key.clone(), file.clone())));
-    }
-    Ok(last)
 }
 
 fn merge<T: DeserializeOwned>(texts: &[(PathBuf, String)]) -> Result<T, Failure> {
@@ -156,7 +112,7 @@ fn overlay(base: &mut Value, over: Value) {
     }
 }
 
-/// What an error says, in one line and without the place, which its reader puts in front.
+/// The message of an error, in one line and without its place.
 #[must_use]
 pub fn message(error: &serde_saphyr::Error) -> String {
     use serde_saphyr::Error;
@@ -172,7 +128,7 @@ pub fn message(error: &serde_saphyr::Error) -> String {
     text.replace(char::is_control, " ")
 }
 
-/// What is wrong with a YAML file (exit 78): the message names file, line, column, the key and the nearest valid one.
+/// The failure for an invalid YAML file (exit 78): the message names file, line, column, key and the nearest valid key.
 #[must_use]
 pub fn explain(file: &Path, error: &serde_saphyr::Error) -> Failure {
     let place = match error.location() {
@@ -190,7 +146,7 @@ pub fn explain(file: &Path, error: &serde_saphyr::Error) -> Failure {
         };
     }
     let text = message(error);
-    // What is missing stands nowhere: the place is that of the whole map.
+    // A missing field has no place: the place is that of the whole map.
     let names_value = !matches!(
         error.without_snippet(),
         serde_saphyr::Error::SerdeMissingField { .. }
@@ -255,14 +211,19 @@ mod tests {
     struct Raw {
         cache_dir: Option<String>,
         max_size: Option<String>,
-        #[serde(default, deserialize_with = "value::timeout")]
+        #[serde(default, deserialize_with = "duration")]
         timeout: Option<std::time::Duration>,
-        #[serde(default, deserialize_with = "value::size")]
         room: Option<u64>,
         #[serde(default)]
         names: Vec<String>,
         #[serde(default)]
         map: std::collections::BTreeMap<String, u32>,
+    }
+
+    fn duration<'de, D: serde::Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<std::time::Duration>, D::Error> {
+        value::parsed(from, crate::units::parse_timeout)
     }
 
     fn tree(files: &[(&str, &str)]) -> TempDir {
@@ -279,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_there_is_an_empty_configuration() {
+    fn missing_files_are_an_empty_configuration() {
         let temp = tree(&[]);
         assert_eq!(load_from(temp.path()).unwrap().cache_dir, None);
     }
@@ -298,9 +259,10 @@ mod tests {
         ]);
         let raw = load_from(temp.path()).unwrap();
         assert_eq!(raw.cache_dir.as_deref(), Some("/c"));
-        let decide = last_files(&files(temp.path(), "t", None, None)).unwrap();
-        for (key, file) in [("cache-dir", "20.yaml"), ("names", "10.yaml")] {
-            assert!(decide[key].ends_with(file), "{key}: {decide:?}");
+        let read_files = ConfigFiles::parse(&files(temp.path(), "t", None, None)).unwrap();
+        for (key, line) in [("cache-dir", "20.yaml:2"), ("names", "10.yaml:1")] {
+            let setting = read_files.get(key).unwrap();
+            assert!(setting.line().ends_with(line), "{key}: {setting:?}");
         }
         assert_eq!(raw.names, ["z"]);
         assert_eq!(
@@ -310,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
+    fn unknown_key_is_an_error_with_place_and_nearest_key() {
         let temp = tree(&[("t.yaml", "max-size: 1G\ncache-dri: /a\n")]);
         let failure = load_from(temp.path()).unwrap_err();
         let text = failure.to_string();
@@ -330,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_value_is_named_with_its_place() {
+    fn invalid_value_is_an_error_with_its_place() {
         for (value, says) in [
             (
                 "timeout: soon",
@@ -340,14 +302,12 @@ mod tests {
                 "{timeout: 0}",
                 "`timeout`: invalid value `0`: a timeout of 0",
             ),
-            // What it says is not cut off at words that look like the place.
+            // The message is not cut off at words that look like the place.
             ("timeout: soon at line 3", "invalid value `soon at line 3`"),
             (
                 "timeout: [1]",
-                "`timeout`: invalid type: sequence, expected seconds",
+                "`timeout`: invalid type: sequence, expected a text",
             ),
-            ("room: 1X", "`1X`: unknown unit"),
-            ("room: -1.5", "`-1.5`: too large or negative"),
             ("names: [", "`names`: "),
             (
                 "map: {one: some}",
@@ -360,7 +320,7 @@ mod tests {
             assert!(text.contains(says), "{text}");
         }
         let temp = tree(&[
-            ("t.yaml", "timeout:\nroom: 1.5K\n"),
+            ("t.yaml", "timeout:\nroom: 1536\n"),
             ("t.d/1.yaml", "timeout: 250ms\n"),
         ]);
         let raw = load_from(temp.path()).unwrap();
@@ -391,20 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn place_of_a_value_is_in_the_file_that_decides() {
-        let temp = tree(&[("t.yaml", "# Ours.\ncache-dir: /a\n")]);
-        let file = temp.path().join("t.yaml");
-        let place = |key| super::place("t", Some(&file), None, key);
-        assert!(
-            place("cache-dir")
-                .unwrap()
-                .ends_with("t.yaml:2: `cache-dir`")
-        );
-        assert_eq!(place("cache"), None);
-    }
-
-    #[test]
-    fn no_more_of_a_file_is_read_than_a_configuration_may_have() {
+    fn file_over_the_limit_is_refused() {
         use std::os::fd::AsRawFd as _;
         assert!(load::<Raw>("t", Some(Path::new("/dev/null")), None).is_ok());
         let temp = tree(&[("long.yaml", &" ".repeat(LIMIT as usize + 1))]);
@@ -422,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_file_that_is_missing_is_an_error() {
+    fn missing_explicit_file_is_an_error() {
         let failure = load::<Raw>("t", Some(Path::new("/nowhere/t.yaml")), None).unwrap_err();
         let text = failure.to_string();
         assert!(text.contains("/nowhere/t.yaml: name a file"), "{text}");

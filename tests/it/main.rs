@@ -20,6 +20,7 @@ mod metrics;
 mod pexrun;
 mod proxy_healthcheck;
 mod s3cache;
+mod settings;
 mod synapse;
 mod synapse_render;
 mod watchers;

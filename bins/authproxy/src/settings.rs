@@ -1,6 +1,4 @@
-//! What the proxy runs with, valid as a whole.
-//!
-//! Owns the meaning of every setting. Flags are `cli`'s, the file's keys are `config`'s.
+//! The validated settings of the proxy. They are declared in `cli`; the keys that only the file has in `config`.
 
 mod address;
 mod backend;
@@ -29,56 +27,56 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use ipnet::IpNet;
 use url::Url;
 
-/// Everything. What `site` holds follows SIGHUP; the rest needs a restart.
+/// All settings. SIGHUP replaces `site`; the rest needs a restart.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where clients connect. `[::]` takes IPv4 connections too, and is `0.0.0.0` on a host without IPv6.
+    /// Addresses to listen on. `[::]` accepts IPv4 connections too, and is `0.0.0.0` on a host without IPv6.
     pub listen: Vec<SocketAddr>,
-    /// The server that requests are passed on to.
+    /// The upstream server.
     pub server: UpstreamAddress,
-    /// Threads that serve, each with connections to the server of its own.
+    /// Threads that serve, each with upstream connections of its own.
     pub threads: usize,
-    /// Connections of clients at once, of all threads; more wait in the backlog.
+    /// Client connections of all threads; more wait in the backlog.
     pub connections: usize,
-    /// Who knows the keys.
+    /// The permissions backend.
     pub backend: BackendSettings,
-    /// What is remembered of its answers.
+    /// The cache of its results.
     pub cache: CacheSettings,
-    /// What is shared of them with other hosts, if anything is.
+    /// The part of the cache that is shared with other hosts.
     pub memcached: Option<MemcachedSettings>,
-    /// How long new connections are still taken after being told to stop.
+    /// Time after the begin of a shutdown in which new connections are accepted.
     pub lame_duck: Duration,
-    /// Longest time to finish what was begun after that.
+    /// Time after that to finish requests.
     pub drain_timeout: Duration,
-    /// Where it can be asked, if anywhere.
+    /// The admin address.
     pub admin: Option<AdminAddress>,
-    /// The shape of the access log, if there is one.
+    /// The format of the access log; none: off.
     pub access_log: Option<AccessLogFormat>,
-    /// What follows SIGHUP.
+    /// The settings that SIGHUP replaces.
     pub site: Arc<SiteSettings>,
-    /// SHA-256 of all that was said, in hex.
+    /// SHA-256 of every value as it was written, in hex.
     pub hash: String,
 }
 
-/// What is looked at for every request, and can be changed while running.
+/// The settings that every request reads, and that can be changed while running.
 #[derive(Debug, Clone)]
 pub struct SiteSettings {
-    /// Where keys are.
+    /// Where keys are found.
     pub credentials: KeySources,
-    /// What needs which right.
+    /// The rights that requests need.
     pub rules: AccessRules,
-    /// Whose `X-Forwarded-*` and `X-Request-Id` are believed.
+    /// Peers whose `X-Forwarded-*` and `X-Request-Id` are trusted.
     pub trusted: Vec<IpNet>,
-    /// Headers, in lower case, that `Connection` may not name, beside those that identify the client; all that begin
-    /// so where a `*` is the end.
+    /// Headers, in lower case, that `Connection` may not name, beside those that identify the client; a `*` at the end
+    /// matches all with that prefix.
     pub protected: Vec<String>,
-    /// What our own answers tell browsers.
+    /// The CORS headers of our own responses.
     pub cors: CorsPolicy,
-    /// A path that is answered here, without a key: `200 ok`, or `503 draining`.
+    /// Path that is answered here, without a key: `200 ok`, or `503 draining`.
     pub health_path: Option<String>,
-    /// Requests that nobody can judge pass.
+    /// Requests are allowed while the permissions backend is unavailable.
     pub fail_open: bool,
-    /// Deadlines of phases.
+    /// Timeouts of phases.
     pub timeouts: RequestTimeouts,
     /// `--stream-all`: every response is a streaming one from the first byte of its body on.
     pub stream_all: bool,
@@ -86,67 +84,67 @@ pub struct SiteSettings {
     pub limits: RequestLimits,
 }
 
-/// Where a key is looked for, and what the server sees of it.
+/// Where a key is found, and whether it is forwarded.
 #[derive(Debug, Clone)]
 pub struct KeySources {
     /// The header that holds a key and nothing else.
     pub header: HeaderName,
     /// The query parameter.
     pub parameter: String,
-    /// The server does not get the key.
+    /// Keys are removed from forwarded requests.
     pub hide: bool,
 }
 
-/// What needs which right.
+/// The rights that requests need.
 #[derive(Debug, Clone)]
 pub struct AccessRules {
-    /// Needed for everything that no route says otherwise about; all of them.
+    /// Needed for every path without a route, all of them.
     pub rights: Vec<String>,
-    /// The longest prefix that fits, with a method that fits, decides.
+    /// The longest matching prefix with a matching method decides.
     pub routes: Vec<RouteRule>,
-    /// What becomes of CORS preflights that no route says otherwise about.
+    /// The policy for CORS preflights of paths without a route.
     pub preflight: PreflightPolicy,
     /// The query parameter that names the host that the request is about, instead of the Host header.
     pub host_parameter: Option<String>,
 }
 
-/// What some requests need.
+/// The rights for the paths below a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteRule {
-    /// What metrics call it.
+    /// The name in metrics.
     pub name: Arc<str>,
-    /// The beginning of the path, at the border of a segment.
+    /// The beginning of the path, up to the end of a segment.
     pub prefix: String,
     /// Methods it is for; empty: all.
     pub methods: Vec<String>,
-    /// What is needed; all of them. None: the path is open, and needs no key.
+    /// Rights that are needed, all of them; none: the path needs no key.
     pub rights: Option<Vec<String>>,
-    /// What becomes of CORS preflights that ask about it.
+    /// The policy for CORS preflights of this path.
     pub preflight: PreflightPolicy,
 }
 
-/// What becomes of a CORS preflight, the strictest first.
+/// The policy for CORS preflights, the strictest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum PreflightPolicy {
-    /// It needs a key, as every other request does.
+    /// Require a key, as for every other request
     Off,
-    /// It is answered here, from `cors`.
+    /// Answer here, from `cors` in the file
     Answer,
-    /// It goes on to the server without a key.
+    /// Forward to the upstream server without a key
     Pass,
 }
 
-/// What our own answers tell browsers.
+/// The CORS headers of our own responses.
 #[derive(Debug, Clone, Default)]
 pub struct CorsPolicy {
     /// The headers that are the same for every request: `Access-Control-*`, and `Vary` if there are `origins`.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// If there are several origins: those, of which an answer names the request's.
+    /// If there are several origins: those, of which a response names the request's.
     pub origins: Vec<HeaderValue>,
 }
 
 impl CorsPolicy {
-    /// The origin that the answer to a request names beside [`CorsPolicy::headers`].
+    /// The origin that the response to a request names beside [`CorsPolicy::headers`].
     #[must_use]
     pub fn origin(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let own = self.origins.first().and(request.get(ORIGIN))?;
@@ -154,17 +152,16 @@ impl CorsPolicy {
     }
 }
 
-/// Deadlines of phases.
+/// Timeouts of phases.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestTimeouts {
-    /// `--timeout`: the server has to take the connection, begin its answer, and go on with it, within this time each.
+    /// `--timeout`: for the upstream server to accept a connection, to begin a response, and between two parts of it.
     pub server: Duration,
-    /// `--client-timeout`: the client has to send a whole head, the next bytes of a body, and to read what there is for
-    /// it, within this time each.
+    /// `--client-timeout`: for the client to send a whole head, between two parts of a body, and to read a response.
     pub client: Duration,
-    /// How long a connection without a request is kept.
+    /// The idle timeout of a connection without a request.
     pub idle: Duration,
-    /// `--stream-timeout`: the longest silence of the server within a streaming response.
+    /// `--stream-timeout`: between two parts of a streaming response.
     pub stream: Duration,
 }
 
@@ -175,50 +172,50 @@ pub struct RequestLimits {
     pub head: usize,
     /// The longest body, in bytes; none: any length.
     pub body: Option<u64>,
-    /// The slowest body, either way, in bytes per second on average, once `--client-timeout` is over.
+    /// The minimum transfer rate of a body, either way, in bytes per second on average after `--client-timeout`.
     pub rate: u64,
-    /// Connections to the server of one thread; more requests wait for one, at most `--timeout` and as many as these.
+    /// Upstream connections of one thread; as many requests again wait for one, at most for `--timeout`.
     pub server_connections: usize,
 }
 
-/// Who knows the keys.
+/// The permissions backend.
 #[derive(Debug, Clone)]
 pub enum BackendSettings {
     /// A YAML file, followed as it changes.
     File(PathBuf),
-    /// Permissions engines, in the order in which they are asked.
+    /// Permissions servers, in the order in which they are tried.
     Servers(Vec<Url>),
-    /// A YAML file that says where they are, followed as it changes.
+    /// A YAML file with their URLs, followed as it changes.
     Liveconf(PathBuf),
 }
 
-/// What is remembered in the process.
+/// The cache in the process.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheSettings {
-    /// Keys that are known, at most; as many unknown ones on top.
+    /// Valid keys, at most; as many unknown keys again.
     pub entries: usize,
-    /// How long a grant is believed, unless the engine says less.
+    /// Positive TTL, unless the backend sets a shorter one.
     pub allowed: Duration,
-    /// How long "nobody has this key" is believed.
+    /// Negative TTL.
     pub denied: Duration,
-    /// How long an engine that failed is not asked about the same key again.
+    /// Error TTL: the same key is not looked up again for this long.
     pub error: Duration,
-    /// How much longer a grant is believed while the engine fails.
+    /// Time after its TTL in which a grant is used while the backend is unavailable.
     pub stale: Duration,
 }
 
-/// What is shared with other hosts.
+/// The part of the cache that is shared with other hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemcachedSettings {
     /// memcached servers, as `host:port`.
     pub servers: Vec<String>,
-    /// The beginning of every memcached key.
+    /// The prefix of every memcached key.
     pub prefix: String,
-    /// What entries are signed with, at least 16 bytes, and after it what else they may be signed with.
+    /// The secret that signs entries, at least 16 bytes, and after it a second one that is accepted.
     pub secrets: Vec<SigningSecret>,
 }
 
-/// Bytes that are never shown.
+/// Bytes that are never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret(pub Vec<u8>);
 
@@ -228,28 +225,28 @@ impl std::fmt::Debug for SigningSecret {
     }
 }
 
-/// The shape of the access log, on stderr.
+/// The format of the access log, on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLogFormat {
-    /// For people.
+    /// Text.
     Plain,
-    /// One logstash object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What `--access-log` can say.
+/// The values of `--access-log`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum AccessLogOption {
-    /// Lines for people.
+    /// Text
     Plain,
-    /// One logstash object a line.
+    /// One JSON object per line, in logstash v1 shape
     Json,
-    /// None.
+    /// No access log
     Off,
 }
 
 impl SiteSettings {
-    /// Whether an address may say who the client is.
+    /// Whether X-Forwarded-* of this peer are trusted.
     #[must_use]
     pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();

@@ -15,21 +15,27 @@ const USAGE: &str = "\
 pexrun [OPTIONS] JOB HASH_OR_VERSION [ARGS...]
        pexrun --list [--cached] [JOB]";
 
-const AFTER_HELP: &str = "\
-The version is a git hash (a unique beginning will do where the repository can be listed), a version number, or
+const FILES: &str = "\
+/etc/hostkit/pexrun.yaml, then ~/.config/hostkit/pexrun.yaml, have the repositories:
+  repository: s3://builds/pex";
+
+const DETAILS: &str = "\
+The version is a git hash (a unique prefix is enough where the repository can be listed), a version number, or
 `static` for the build that has none, which is always revalidated.
 
-/etc/hostkit/pexrun.yaml, then ~/.config/hostkit/pexrun.yaml, say where builds are published:
-  repository: s3://builds/pex
+SIZE is bytes, or a number with K, M, G or T (powers of 1024). DUR is seconds, or a number with ms, s, m, h or d.";
 
-SIZE is bytes, or a number with K, M, G or T (powers of 1024). DUR is seconds, or a number with ms, s, m, h or d.
-
-Exit codes: 125 pexrun itself failed, 126 the build cannot be executed, 127 there is no such build, otherwise the
+const EXIT_CODES: &str = "\
+Exit codes: 125 pexrun itself failed, 126 the build cannot be executed, 127 the build does not exist, otherwise the
 program's own.";
 
 /// Run a build by job name and git hash: fetched once per host, then exec
 #[derive(Debug, Parser)]
-#[command(after_help = AFTER_HELP, override_usage = USAGE)]
+#[command(
+    after_help = format!("{FILES}\n\n{EXIT_CODES}"),
+    after_long_help = format!("{DETAILS}\n\n{FILES}\n\n{EXIT_CODES}"),
+    override_usage = USAGE
+)]
 pub struct Args {
     /// Name of the job
     #[arg(value_name = "JOB")]

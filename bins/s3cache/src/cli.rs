@@ -14,20 +14,26 @@ const USAGE: &str = "\
 s3cache [OPTIONS] SOURCE [--copy-to PATH]
        s3cache [OPTIONS] COMMAND ...";
 
-const AFTER_HELP: &str = "\
-SOURCE is https://host/path, http://host/path, s3://bucket/key, bucket/key (s3) or file:///path.
+const SOURCES: &str = "SOURCE is https://host/path, http://host/path, s3://bucket/key, bucket/key (s3) or file:///path.";
 
+const DETAILS: &str = "\
 A name with a git hash or a version never changes: once cached, it is served without a connection. Any other name is
 revalidated on every use.
 
-SIZE is bytes, or a number with K, M, G or T (powers of 1024). DUR is seconds, or a number with ms, s, m, h or d.
+SIZE is bytes, or a number with K, M, G or T (powers of 1024). DUR is seconds, or a number with ms, s, m, h or d.";
 
+const EXIT_CODES: &str = "\
 Exit codes: 0 ok, 2 usage, 65 corrupt, 66 not found, 69 unreachable, 73 cannot write, 74 I/O error, 75 try again,
 77 denied, 78 bad configuration.";
 
 /// Fetch an artifact once per host, verify it, keep it, and copy it into place
 #[derive(Debug, Parser)]
-#[command(after_help = AFTER_HELP, override_usage = USAGE, subcommand_negates_reqs = true)]
+#[command(
+    after_help = format!("{SOURCES}\n\n{EXIT_CODES}"),
+    after_long_help = format!("{SOURCES}\n\n{DETAILS}\n\n{EXIT_CODES}"),
+    override_usage = USAGE,
+    subcommand_negates_reqs = true
+)]
 pub struct Args {
     #[command(subcommand)]
     pub(crate) verb: Option<Verb>,

@@ -1,4 +1,4 @@
-//! Environment variables of flags: their names, and which of them count beside a given command line.
+//! Environment variables of flags: their names, and which of them apply to a given command line.
 //!
 //! A flag of the tool itself has `HOSTKIT_<TOOL>_<FLAG>`, one of a verb `HOSTKIT_<TOOL>_<VERB>_<FLAG>` only, and a
 //! one-shot switch has none. Owns neither spellings nor values of flags.
@@ -59,23 +59,23 @@ pub(super) fn with_variable(arg: Arg, tool: &str, verbs: &[String], names: &[Str
     }
 }
 
-/// The command without the variables that this command line overrules: those of flags that exclude one it gives, and,
-/// when it names a verb, those of flags that have no meaning there.
+/// The command without the variables that this command line overrides: those of flags that exclude one it gives, and,
+/// if it names a verb, those of flags that the verb does not have.
 pub(super) fn applicable(command: Command, exclusive: &[&[&str]], line: &[OsString]) -> Command {
     // Most of the time none is set, and one parsing is enough.
     if !is_concerned(&command, exclusive) {
         return command;
     }
-    // What the line alone says. Where it is wrong, the real parsing after this one says so.
+    // The command line alone. Its errors are reported by the real parsing after this one.
     let line_only = without_variables(command.clone()).ignore_errors(true);
     match line_only.try_get_matches_from(line) {
-        Ok(given) => without_overruled(command, exclusive, &given),
+        Ok(given) => without_overridden(command, exclusive, &given),
         // `--help` and `--version`.
         Err(_) => command,
     }
 }
 
-/// Whether a variable is set that a command line could overrule.
+/// Whether a variable is set that a command line could override.
 fn is_concerned(command: &Command, exclusive: &[&[&str]]) -> bool {
     let has_verbs = command.has_subcommands();
     let is_set = |arg: &Arg| {
@@ -97,7 +97,7 @@ pub(super) fn without_variables(command: Command) -> Command {
         .mut_subcommands(without_variables)
 }
 
-fn without_overruled(command: Command, exclusive: &[&[&str]], given: &ArgMatches) -> Command {
+fn without_overridden(command: Command, exclusive: &[&[&str]], given: &ArgMatches) -> Command {
     let verb = given.subcommand();
     let is_excluded = |arg: &Arg| {
         let of_arg = exclusive.iter().filter(|group| in_group(arg, group));
@@ -107,15 +107,15 @@ fn without_overruled(command: Command, exclusive: &[&[&str]], given: &ArgMatches
     };
     command
         .mut_args(|arg| {
-            let has_no_meaning = verb.is_some() && !arg.is_global_set();
-            match has_no_meaning || is_excluded(&arg) {
+            let is_unknown_there = verb.is_some() && !arg.is_global_set();
+            match is_unknown_there || is_excluded(&arg) {
                 true => arg.env(None::<&str>),
                 false => arg,
             }
         })
         .mut_subcommands(|sub| match verb {
             Some((name, given)) if sub.get_name() == name => {
-                without_overruled(sub, exclusive, given)
+                without_overridden(sub, exclusive, given)
             }
             _ => sub,
         })
@@ -162,7 +162,7 @@ fn in_group(arg: &Arg, group: &[&str]) -> bool {
 
 /// Whether the command line or the environment names one of these flags: then a file's values of them do not count.
 #[cfg(feature = "config")]
-pub fn names_any(flags: &[&str], matches: &ArgMatches) -> bool {
+pub(super) fn names_any(flags: &[&str], matches: &ArgMatches) -> bool {
     flags.iter().any(|flag| layer(flag, matches).is_some())
 }
 

@@ -33,6 +33,7 @@ pub(super) struct Declaration {
 /// How a value is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ValueKind {
+    Boolean,
     Duration,
     Size,
     Text,
@@ -301,6 +302,10 @@ impl CommandLine {
         let written = raw.join(", ");
         let (value, shown) = match declared.kind {
             _ if raw.is_empty() => (String::new(), "unset".to_owned()),
+            ValueKind::Boolean => match matches.try_get_one::<bool>(id) {
+                Ok(Some(is_on)) => (is_on.to_string(), is_on.to_string()),
+                _ => (written.clone(), written),
+            },
             ValueKind::Duration => match matches.try_get_one::<Duration>(id) {
                 Ok(Some(span)) => (format_setting(*span), format_setting(*span)),
                 _ => (written.clone(), written),
@@ -341,10 +346,11 @@ pub(super) fn declarations(command: &Command) -> Vec<Declaration> {
         Some(Declaration {
             id: arg.get_id().to_string(),
             key: key.to_owned(),
-            kind: match parser == TypeId::of::<Duration>() {
-                true => ValueKind::Duration,
-                false if is_size => ValueKind::Size,
-                false => ValueKind::Text,
+            kind: match parser {
+                _ if parser == TypeId::of::<bool>() => ValueKind::Boolean,
+                _ if parser == TypeId::of::<Duration>() => ValueKind::Duration,
+                _ if is_size => ValueKind::Size,
+                _ => ValueKind::Text,
             },
             is_list: matches!(arg.get_action(), ArgAction::Append),
             delimiter: arg.get_value_delimiter(),
@@ -479,6 +485,7 @@ mod tests {
             ("timeout", "90s", "t0.yaml:1)"),
             ("max-size", "1.5 KiB", "t0.yaml:2)"),
             ("port", "8", "(--port)"),
+            ("cache", "false", "(--cache)"),
             ("name", "x, y", "t0.yaml:4)"),
             ("acl-file", "unset", "(default)"),
         ] {

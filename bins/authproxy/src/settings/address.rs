@@ -1,4 +1,4 @@
-//! Addresses as people write them: where to listen, and the server that requests go to.
+//! Addresses: where to listen, the upstream server, and trusted peers.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// A server to pass requests on to. HTTP/1.1 without TLS.
+/// The upstream server. HTTP/1.1 without TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamAddress {
     /// A host and a port. `localhost` is 127.0.0.1 and then ::1, without asking a resolver.
@@ -41,7 +41,7 @@ impl FromStr for UpstreamAddress {
             "http" => {}
             "https" => {
                 return Err(
-                    "TLS is not spoken to the server: give its plain http port on this host"
+                    "TLS to the upstream server is not supported: give its plain http port on this host"
                         .to_owned(),
                 );
             }
@@ -51,7 +51,7 @@ impl FromStr for UpstreamAddress {
         let (authority, path) = rest.split_at(end);
         if authority.contains('@') {
             return Err(
-                "a name and password are not sent: leave out what stands before @".to_owned(),
+                "a name and a password are not sent: leave out the part before @".to_owned(),
             );
         }
         if !matches!(path, "" | "/") {
@@ -93,7 +93,7 @@ impl fmt::Display for UpstreamAddress {
     }
 }
 
-/// Where to listen: an address, and its port unless that is said elsewhere.
+/// An address to listen on, and its port unless that is `--port`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenAddress {
     /// The address.
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_are_a_host_and_a_port_or_a_socket() {
+    fn upstream_address_is_a_host_and_a_port_or_a_socket() {
         for (text, shown) in [
             ("http://localhost:8080", "http://localhost:8080"),
             ("HTTP://LocalHost:8080/", "http://localhost:8080"),
@@ -193,10 +193,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_server_is_refused_with_a_remedy() {
+    fn invalid_upstream_address_is_refused_with_a_remedy() {
         for (text, said) in [
             ("https://h:1", "plain http port"),
-            ("http://me:pw@h:1", "leave out what stands before @"),
+            ("http://me:pw@h:1", "leave out the part before @"),
             ("http://h:1/prefix", "leave out \"/prefix\""),
             ("http://h:1?x", "leave out"),
             ("localhost:8080", "write http://"),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn listening_addresses_may_have_a_port() {
+    fn listen_address_may_have_a_port() {
         for (text, ip, port) in [
             ("0.0.0.0", "0.0.0.0", None),
             ("::", "::", None),

@@ -1,11 +1,11 @@
-//! The part of the settings that follows SIGHUP, as those see it who look at it for every request.
+//! The settings that SIGHUP replaces, read by every request without a lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::SiteSettings;
 
-/// The site in force, shared by all threads.
+/// The current site settings, shared by all threads.
 #[derive(Debug, Clone)]
 pub struct LiveSettings(Arc<PublishedSettings>);
 
@@ -17,7 +17,7 @@ struct PublishedSettings {
 }
 
 impl LiveSettings {
-    /// The site that is in force until [`LiveSettings::replace`].
+    /// Settings that are current until [`LiveSettings::replace`].
     #[must_use]
     pub fn new(site: Arc<SiteSettings>) -> Self {
         Self(Arc::new(PublishedSettings {
@@ -26,46 +26,46 @@ impl LiveSettings {
         }))
     }
 
-    /// From now on another site is in force; requests under way keep theirs.
+    /// Replaces the settings; requests in progress keep theirs.
     pub fn replace(&self, site: Arc<SiteSettings>) {
         *self.0.site.lock().unwrap_or_else(PoisonError::into_inner) = site;
         self.0.version.fetch_add(1, Ordering::Release);
     }
 
-    /// The site in force.
+    /// The current settings.
     #[must_use]
     pub fn get(&self) -> Arc<SiteSettings> {
         let site = self.0.site.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&site)
     }
 
-    /// An eye on it for a connection or a thread.
+    /// A view for a connection or a thread.
     #[must_use]
     pub fn view(&self) -> SettingsView {
-        // In this order a replacement in between is seen by the next look.
-        let seen = self.0.version.load(Ordering::Acquire);
+        // In this order a replacement in between is found by the next call of `site`.
+        let version = self.0.version.load(Ordering::Acquire);
         SettingsView {
             live: self.clone(),
-            seen,
+            version,
             site: self.get(),
         }
     }
 }
 
-/// The site in force, at the cost of one atomic load while nothing changes.
+/// The current settings, at the cost of one atomic load while they do not change.
 #[derive(Debug, Clone)]
 pub struct SettingsView {
     live: LiveSettings,
-    seen: u64,
+    version: u64,
     site: Arc<SiteSettings>,
 }
 
 impl SettingsView {
-    /// The site in force.
+    /// The current settings.
     pub fn site(&mut self) -> &Arc<SiteSettings> {
-        let version = self.live.0.version.load(Ordering::Acquire);
-        if version != self.seen {
-            self.seen = version;
+        let current = self.live.0.version.load(Ordering::Acquire);
+        if current != self.version {
+            self.version = current;
             self.site = self.live.get();
         }
         &self.site

@@ -1,4 +1,4 @@
-//! Settings from files and command lines, and what is refused.
+//! Settings from files and command lines, and which are refused.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::*;
 mod preflights;
 mod secrets;
 
-/// What has to be said.
+/// The required settings.
 const LEAST: &str = "port: 1\nserver: unix:/s\nright: all\nacl-file: /acl\n";
 
 /// Settings from the text of a file and a command line behind `authproxy`.
@@ -24,7 +24,7 @@ pub(crate) fn loaded(file: &str, line: &str) -> Result<LoadedSettings, Failure> 
     load(&args, &line)
 }
 
-/// A site, from what a file says beside the least there has to be.
+/// The site settings of a file with the required settings in front.
 pub(crate) fn site(file: &str) -> Arc<SiteSettings> {
     least(file, "").unwrap().settings.site
 }
@@ -34,7 +34,7 @@ fn least(file: &str, line: &str) -> Result<LoadedSettings, Failure> {
 }
 
 fn shown(loaded: &LoadedSettings) -> String {
-    // The hash is of what was said, not of what is in force.
+    // The hash is of the values as they were written.
     let mut settings = loaded.settings.clone();
     settings.hash.clear();
     format!("{settings:?}")
@@ -48,7 +48,7 @@ fn secret(directory: &Path, bytes: &[u8], mode: u32) -> String {
 }
 
 #[test]
-fn a_flag_beats_the_file_which_beats_the_default() {
+fn flag_overrides_the_file_which_overrides_the_default() {
     let timeout = |file: &str, line: &str| {
         let loaded = least(file, line).unwrap();
         loaded.settings.site.timeouts.server.as_secs()
@@ -135,7 +135,7 @@ fn every_flag_is_a_key_of_the_file() {
 }
 
 #[test]
-fn a_command_line_alone_is_enough() {
+fn command_line_without_a_file_is_complete() {
     let line = "authproxy --port=80 --server=http://localhost:81 --right=a,b --right=c --acl-file=/acl --threads=1";
     let (args, parsed) = hostkit::cli::parse::<crate::Args, _>(line.split_whitespace()).unwrap();
     let settings = load(&args, &parsed).unwrap().settings;
@@ -152,8 +152,8 @@ fn a_command_line_alone_is_enough() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
-    for (line, said) in [
+fn contradictory_settings_are_refused_with_name_and_remedy() {
+    for (line, expected) in [
         ("", "missing --server"),
         ("--server=unix:/s", "missing --port"),
         ("--server=unix:/s --listen=127.0.0.1", "missing --port"),
@@ -175,9 +175,9 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
     ] {
         let failure = loaded("", &format!("{line} --right=all")).unwrap_err();
         assert_eq!(failure.exit(), Exit::USAGE, "{line}");
-        assert!(failure.to_string().contains(said), "{line}: {failure}");
+        assert!(failure.to_string().contains(expected), "{line}: {failure}");
     }
-    for (file, said) in [
+    for (file, expected) in [
         ("acl-server: http://h/", "more than one permissions backend"),
         (
             "use-liveconf-aclserver: true",
@@ -296,13 +296,13 @@ fn what_makes_no_sense_is_refused_with_its_name_and_a_remedy() {
     ] {
         let failure = least(file, "").unwrap_err();
         assert_eq!(failure.exit(), Exit::CONFIG, "{file}");
-        assert!(failure.to_string().contains(said), "{file}: {failure}");
+        assert!(failure.to_string().contains(expected), "{file}: {failure}");
     }
 }
 
 #[test]
-fn a_wrong_file_is_named_with_its_place() {
-    for (file, said) in [
+fn invalid_file_is_an_error_with_file_line_and_column() {
+    for (file, expected) in [
         (
             "prot: 1",
             "authproxy.yaml:1:1: unknown key `prot`: did you mean `port`?",
@@ -313,7 +313,7 @@ fn a_wrong_file_is_named_with_its_place() {
         ),
         (
             "server: https://h:1",
-            "authproxy.yaml:1:9: `server`: invalid value `https://h:1`: TLS is not spoken",
+            "authproxy.yaml:1:9: `server`: invalid value `https://h:1`: TLS to the upstream server is not supported",
         ),
         ("listen: [nowhere]", "authproxy.yaml:1:"),
         ("trusted-proxies: 10.0.0.0/99", "write a network like"),
@@ -323,7 +323,7 @@ fn a_wrong_file_is_named_with_its_place() {
     ] {
         let failure = loaded(file, "").unwrap_err();
         assert_eq!(failure.exit(), Exit::CONFIG, "{file}");
-        assert!(failure.to_string().contains(said), "{file}: {failure}");
+        assert!(failure.to_string().contains(expected), "{file}: {failure}");
     }
 }
 
@@ -365,7 +365,7 @@ routes:
 }
 
 #[test]
-fn something_has_to_be_needed_everywhere() {
+fn path_that_needs_no_right_must_be_declared_open() {
     let bare = "port: 1\nserver: unix:/s\nacl-file: /acl\n";
     let with = |routes: &str| loaded(&format!("{bare}{routes}"), "");
     for routes in [
@@ -422,7 +422,7 @@ fn check_text_shows_each_rule_of_the_file() {
 }
 
 #[test]
-fn setting_that_needs_a_restart_is_named_as_it_was_written() {
+fn changed_setting_that_needs_a_restart_is_named() {
     let temp = tempfile::tempdir().unwrap();
     let secret_of = |bytes: &[u8]| {
         let path = secret(temp.path(), bytes, 0o600);
@@ -478,7 +478,7 @@ fn setting_that_needs_a_restart_is_named_as_it_was_written() {
 }
 
 #[test]
-fn a_summary_shows_no_password() {
+fn check_text_shows_no_password() {
     let file =
         "port: 1\nserver: unix:/s\nright: all\nacl-server: 'http://u:hunter2@h/?t=hunter2'\n";
     let shown = check_text(&loaded(file, "").unwrap());
@@ -489,7 +489,7 @@ fn a_summary_shows_no_password() {
 }
 
 #[test]
-fn what_is_odd_is_said_and_no_reason_to_stop() {
+fn recoverable_problem_is_a_warning() {
     let warned = |file: &str| least(file, "").unwrap().warnings.join("\n");
     assert_eq!(warned(""), "");
     assert!(warned("memcache-servers: h:1").contains("give --cache"));
@@ -500,7 +500,7 @@ fn what_is_odd_is_said_and_no_reason_to_stop() {
 }
 
 #[test]
-fn a_view_follows_the_site_in_force() {
+fn view_returns_the_replaced_settings() {
     let live = LiveSettings::new(site(""));
     let mut view = live.view();
     assert!(!view.site().fail_open);
