@@ -1,4 +1,4 @@
-//! `/metrics` of every daemon, as Prometheus' own tool reads it.
+//! `/metrics` of every daemon: names in golden files, and checked by promtool.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -16,7 +16,7 @@ use hostkit_tests::{
 };
 use serde_json::json;
 
-/// What `promtool check metrics` says of a page: nothing and exit code 0 where it is valid and follows the conventions.
+/// Runs `promtool check metrics` on a page: no output and exit code 0 if it is valid and follows the conventions.
 fn promtool(program: &Path, page: &str) -> CommandOutcome {
     let mut child = Command::new(program)
         .args(["check", "metrics"])
@@ -186,9 +186,13 @@ fn metrics_of_every_daemon_pass_promtool_and_come_in_both_formats() {
             plain.header("content-type"),
             Some("text/plain; version=0.0.4; charset=utf-8")
         );
-        let told = promtool(&program, &plain.body);
+        let checked = promtool(&program, &plain.body);
         assert_eq!(
-            (told.code, told.stdout.as_str(), told.stderr.as_str()),
+            (
+                checked.code,
+                checked.stdout.as_str(),
+                checked.stderr.as_str()
+            ),
             (0, "", ""),
             "{tool} {args:?}: {}",
             plain.body

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use hostkit::{Exit, Failure};
 
-use crate::record::Record;
+use crate::record::RequestRecord;
 use crate::settings;
 
 use formatter::LineFormatter;
@@ -94,7 +94,7 @@ impl AccessLog {
         self.buffer.dropped.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn write(&self, record: &Record, duration: Duration) {
+    pub(crate) fn write(&self, record: &RequestRecord, duration: Duration) {
         let mut pending = self.buffer.pending();
         let before = pending.lines.len();
         if before >= MAX_PENDING_BYTES {

@@ -203,7 +203,7 @@ impl Body for ResponseBody {
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(record) = self.active.record()
         {
-            record.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+            record.bytes_out += frame.data_ref().map_or(0, Bytes::len) as u64;
         }
         polled
     }

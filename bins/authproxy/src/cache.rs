@@ -9,7 +9,7 @@
 //!   results are never served stale.
 //! * Single-flight: a lookup runs in a task of its own, so that it survives the client that started it.
 
-mod counts;
+mod counters;
 mod entry;
 mod local;
 mod memcached;
@@ -27,10 +27,10 @@ use crate::grant::{Grant, KeyHash};
 use crate::permissions::{BackendUnavailable, PermissionsBackend};
 use crate::request_error::PermissionsFailure;
 use crate::settings;
-use counts::CacheCounters;
+use counters::CacheCounters;
 use local::{CachedResult, LocalCache, LocalLookup};
 
-pub use counts::CacheSnapshot;
+pub use counters::CacheSnapshot;
 pub use memcached::{ExpectedReply, MAX_VALUE_BYTES, MemcachedReply, parse as parse_reply};
 pub use shared::SharedCache;
 

@@ -29,7 +29,7 @@ use crate::headers;
 use crate::lifecycle::LifecyclePhase;
 use crate::local_response;
 use crate::proxy::{self, WorkerThread};
-use crate::record::Record;
+use crate::record::RequestRecord;
 use crate::request_error::{RequestError, TruncationReason, UpstreamFailure};
 use crate::request_validation::{ReadPhase, RequestValidator, ValidatorHandle};
 use crate::settings::SiteSettings;
@@ -51,7 +51,7 @@ pub(crate) struct ClientConnection {
     pub(crate) activity: Arc<ConnectionActivity>,
     pub(crate) validation: ValidatorHandle,
     /// The record of the last request, until its response is written to the socket.
-    finished: Mutex<Option<Box<Record>>>,
+    finished: Mutex<Option<Box<RequestRecord>>>,
     tunnel: Mutex<Option<Tunnel>>,
     lingers: AtomicBool,
     resets: AtomicBool,
@@ -90,7 +90,7 @@ impl ClientConnection {
     }
 
     /// Keeps the record of a request whose response only has to be written.
-    pub(crate) fn finish(&self, record: Box<Record>) {
+    pub(crate) fn finish(&self, record: Box<RequestRecord>) {
         self.activity.set_active_party(ActiveParty::None);
         *lock(&self.finished) = Some(record);
     }
@@ -401,9 +401,9 @@ async fn send_error(
     let (parts, ()) = Request::new(()).into_parts();
     let id = headers::request_id(&parts.headers, &client.peer);
     let telemetry = &client.thread.proxy.telemetry;
-    let mut record = Record::begin(telemetry, &site, &parts, &client.peer, id.clone());
+    let mut record = RequestRecord::begin(telemetry, &site, &parts, &client.peer, id.clone());
     let denied = error.into();
-    record.refuse(&denied);
+    record.deny(&denied);
     let response = local_response::error_response(&denied, &site, &id);
     let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     for (name, value) in response.headers() {

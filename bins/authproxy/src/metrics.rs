@@ -14,7 +14,7 @@ use hostkit::metrics::{Counter, Gauge};
 use hyper::StatusCode;
 
 use crate::authorizer::AllowReason;
-use crate::record::Record;
+use crate::record::RequestRecord;
 use crate::request_error::TruncationReason;
 
 pub(crate) use families::MetricsSnapshot;
@@ -96,7 +96,7 @@ impl Default for ProxyMetrics {
 
 impl ProxyMetrics {
     /// Counts a request that has ended.
-    pub(crate) fn count(&self, record: &Record, elapsed: Duration) {
+    pub(crate) fn count(&self, record: &RequestRecord, elapsed: Duration) {
         let class = record.status.as_ref().map_or(0, StatusCode::as_u16) / 100;
         let count = |StatusCounters(classes): &StatusCounters| {
             if let Some(counter) = classes.get(usize::from(class)) {
@@ -107,20 +107,20 @@ impl ProxyMetrics {
             None | Some(NO_ROUTE) => count(&self.no_route),
             Some(route) => self.routes.with(route, count),
         }
-        if let Some(refusal) = record.refusal {
+        if let Some(refusal) = record.error {
             self.error_responses.with(refusal.reason(), |counter| {
                 counter.add(1);
             });
         }
         if let Some(grant) = &record.grant {
             self.keys.with(&grant.id, |key| {
-                match record.mark {
+                match record.allow_reason {
                     Some(_) => key.allowed.add(1),
                     None => key.denied.add(1),
                 };
             });
         }
-        let unauthenticated = match record.mark {
+        let unauthenticated = match record.allow_reason {
             Some(AllowReason::FailOpen) => Some(&self.fail_open),
             Some(AllowReason::StaleGrant) => Some(&self.stale),
             Some(AllowReason::OpenPath) => Some(&self.open_path),
@@ -130,13 +130,13 @@ impl ProxyMetrics {
         if let Some(counter) = unauthenticated {
             counter.add(1);
         }
-        if let Some(truncation) = record.cut {
+        if let Some(truncation) = record.truncation {
             self.truncated[truncation as usize].add(1);
         }
-        self.request_bytes.add(record.received);
-        self.response_bytes.add(record.sent);
+        self.request_bytes.add(record.bytes_in);
+        self.response_bytes.add(record.bytes_out);
         self.duration.observe(elapsed);
-        if let Some(server) = record.server {
+        if let Some(server) = record.upstream_duration {
             self.upstream_duration.observe(server);
         }
     }

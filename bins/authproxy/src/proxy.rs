@@ -23,7 +23,7 @@ use crate::headers;
 use crate::lifecycle::{LifecyclePhase, ProcessLifecycle};
 use crate::local_response;
 use crate::preflight;
-use crate::record::{Record, Telemetry};
+use crate::record::{RequestRecord, Telemetry};
 use crate::request_error::{RequestError, UpstreamFailure};
 use crate::settings::{LiveSettings, Settings, SettingsView, SiteSettings};
 use crate::tunnel::Tunnel;
@@ -77,7 +77,7 @@ impl WorkerThread {
 /// A request in progress. Dropping it ends its record.
 pub(crate) struct ActiveRequest {
     client: Arc<ClientConnection>,
-    record: Option<Box<Record>>,
+    record: Option<Box<RequestRecord>>,
     /// HTTP/1.0 has no chunks.
     version: Version,
     id: HeaderValue,
@@ -88,7 +88,7 @@ impl ActiveRequest {
         &self.client
     }
 
-    pub(crate) fn record(&mut self) -> Option<&mut Record> {
+    pub(crate) fn record(&mut self) -> Option<&mut RequestRecord> {
         self.record.as_deref_mut()
     }
 
@@ -98,9 +98,9 @@ impl ActiveRequest {
         let proxy = &self.client.thread.proxy;
         let server = &proxy.settings.server;
         let failures = &proxy.telemetry.failures;
-        failures.truncated(&truncated, &self.id, server);
+        failures.record_truncation(&truncated, &self.id, server);
         self.update_record(|record| {
-            record.cut = Some(truncated.reason);
+            record.truncation = Some(truncated.reason);
             record.detail = truncated.detail;
         });
         if self.version == Version::HTTP_10 {
@@ -108,7 +108,7 @@ impl ActiveRequest {
         }
     }
 
-    fn update_record(&mut self, update: impl FnOnce(&mut Record)) {
+    fn update_record(&mut self, update: impl FnOnce(&mut RequestRecord)) {
         self.record.as_deref_mut().map(update);
     }
 }
@@ -116,7 +116,7 @@ impl ActiveRequest {
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         if let Some(mut record) = self.record.take() {
-            record.received = self.client.activity.received();
+            record.bytes_in = self.client.activity.received();
             self.client.finish(record);
         }
     }
@@ -133,7 +133,7 @@ pub(crate) async fn handle(
     let (parts, body) = request.into_parts();
     let id = headers::request_id(&parts.headers, &client.peer);
     let telemetry = &client.thread.proxy.telemetry;
-    let record = Record::begin(telemetry, &site, &parts, &client.peer, id.clone());
+    let record = RequestRecord::begin(telemetry, &site, &parts, &client.peer, id.clone());
     let origin = site.cors.origin(&parts.headers);
     let mut active = ActiveRequest {
         record: Some(Box::new(record)),
@@ -156,8 +156,8 @@ pub(crate) async fn handle(
         Err(denied) => {
             let proxy = &client.thread.proxy;
             let failures = &proxy.telemetry.failures;
-            failures.refused(&denied, &id, &proxy.settings.server);
-            active.update_record(|record| record.refuse(&denied));
+            failures.record_denial(&denied, &id, &proxy.settings.server);
+            active.update_record(|record| record.deny(&denied));
             let mut response = local_response::error_response(&denied, &site, &id);
             if let Some(origin) = origin {
                 response
@@ -195,7 +195,7 @@ async fn respond(
     if site.health_path.as_deref() == Some(parts.uri.path()) {
         discard_body(&client, &parts, body).await;
         let health = local_response::health_response(client.phase());
-        active.update_record(|record| record.answered(health.status()));
+        active.update_record(|record| record.respond(health.status()));
         return Ok(ProxyResponse::Local(health));
     }
     let decision = match validate(&mut parts, &body, site) {
@@ -214,11 +214,11 @@ async fn respond(
             return Err(denied);
         }
     };
-    active.update_record(|record| record.pass(&allowed));
+    active.update_record(|record| record.allow(&allowed));
     match allowed.reason {
         AllowReason::AnsweredPreflight => {
             let response = local_response::preflight_response(site, &parts.headers, id);
-            active.update_record(|record| record.answered(response.status()));
+            active.update_record(|record| record.respond(response.status()));
             return Ok(ProxyResponse::Local(response));
         }
         AllowReason::ForwardedPreflight => preflight::strip_request(&mut parts),
@@ -254,7 +254,7 @@ async fn respond(
     if switched && !(wants_upgrade && headers::is_websocket(&head.headers)) {
         return Err(to_denied(ExchangeError::unrequested_upgrade()));
     }
-    client.thread.proxy.telemetry.failures.succeeded();
+    client.thread.proxy.telemetry.failures.record_success();
     if headers::is_event_stream(&head.headers) {
         client.activity.set_streaming(StreamingMode::Yes);
     } else if site.stream_all {
@@ -265,7 +265,7 @@ async fn respond(
         client.linger();
     }
     headers::rewrite_response(&mut head, id, allowed.reason);
-    active.update_record(|record| record.answered(head.status));
+    active.update_record(|record| record.respond(head.status));
     if switched {
         let upgraded = exchange.take_upgraded();
         let (upstream, early_bytes) =

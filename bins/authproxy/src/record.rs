@@ -1,8 +1,8 @@
-//! One request, from its head to the last byte of its answer: what metrics and the access log say of it.
+//! The record of one request, for metrics and the access log, from its head to the last byte of its response.
 //!
-//! Owns what is remembered of a request. How it is counted is `metrics`'s, how it is written `access`'s.
+//! Owns what is recorded. `metrics` counts it, `access_log` writes it.
 
-mod failures;
+mod failure_log;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -20,61 +20,56 @@ use crate::headers::{PeerAddress, client_address};
 use crate::metrics::ProxyMetrics;
 use crate::request_error::{RequestError, TruncationReason};
 use crate::settings::SiteSettings;
-pub use failures::FailureLog;
+pub use failure_log::FailureLog;
 
 /// Where records go.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    /// What is counted.
     pub metrics: ProxyMetrics,
-    /// What is written, if anything is.
     pub access: Option<AccessLog>,
-    /// What of it is worth a warning.
     pub failures: FailureLog,
 }
 
-/// What is known of a request. It is counted and logged when it is dropped: once the last byte of the answer has been
-/// handed over, or the exchange was given up.
+/// The record of a request. It is counted and logged when it is dropped: after the last byte of the response, or when the
+/// exchange is given up.
 #[derive(Debug)]
-pub struct Record {
+pub struct RequestRecord {
     telemetry: Arc<Telemetry>,
-    /// Only while there is an access log.
-    pub(crate) asked: Option<Box<Asked>>,
+    /// Only with an access log.
+    pub(crate) logged: Option<Box<LoggedRequest>>,
     started: Instant,
     pub(crate) grant: Option<Arc<Grant>>,
-    /// The hash of a key that nobody has; the first 8 digits of it are logged.
+    /// The hash of an unknown key; the first 8 digits of it are logged.
     pub(crate) key: Option<KeyHash>,
     pub(crate) route: Option<Arc<str>>,
-    pub(crate) mark: Option<AllowReason>,
-    pub(crate) refusal: Option<RequestError>,
+    pub(crate) allow_reason: Option<AllowReason>,
+    pub(crate) error: Option<RequestError>,
     /// The rights that the request needs, if its key lacks one of them.
-    pub(crate) needed: Box<[String]>,
-    /// What is known of a refusal or a truncation beyond its cause.
+    pub(crate) required_rights: Box<[String]>,
+    /// Details of an error or a truncation.
     pub(crate) detail: Option<Cow<'static, str>>,
     pub(crate) status: Option<StatusCode>,
-    pub(crate) server: Option<Duration>,
-    /// Bytes of the request's body so far.
-    pub received: u64,
-    /// Bytes of the answer's body so far.
-    pub sent: u64,
-    /// Why the answer ended before its end.
-    pub cut: Option<TruncationReason>,
+    /// The time until the response head of the upstream.
+    pub(crate) upstream_duration: Option<Duration>,
+    /// Bytes of the request body so far.
+    pub bytes_in: u64,
+    /// Bytes of the response body so far.
+    pub bytes_out: u64,
+    pub truncation: Option<TruncationReason>,
 }
 
-/// What the access log says of a request as it came. Nothing else needs it: without a log it is not copied, and does not
-/// keep what hyper has read the request into.
+/// The request as the client sent it. Only the access log needs it: without one it is not copied, and does not keep the
+/// buffer that hyper has read it into.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct LoggedRequest {
     pub(crate) site: Arc<SiteSettings>,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
-    /// The address that it came from.
     pub(crate) client: IpAddr,
-    /// The id of the request.
     pub(crate) id: HeaderValue,
 }
 
-impl Asked {
+impl LoggedRequest {
     pub(crate) fn new(
         site: &Arc<SiteSettings>,
         parts: &Parts,
@@ -91,9 +86,7 @@ impl Asked {
     }
 }
 
-impl Record {
-    /// Begins with a request as it came from the client.
-    #[must_use]
+impl RequestRecord {
     pub fn begin(
         telemetry: &Arc<Telemetry>,
         site: &Arc<SiteSettings>,
@@ -105,63 +98,61 @@ impl Record {
         let is_logged = telemetry.access.is_some();
         Self {
             telemetry: Arc::clone(telemetry),
-            asked: is_logged.then(|| Box::new(Asked::new(site, parts, client, id))),
+            logged: is_logged.then(|| Box::new(LoggedRequest::new(site, parts, client, id))),
             started: Instant::now(),
             grant: None,
             key: None,
             route: None,
-            mark: None,
-            refusal: None,
-            needed: Box::default(),
+            allow_reason: None,
+            error: None,
+            required_rights: Box::default(),
             detail: None,
             status: None,
-            server: None,
-            received: 0,
-            sent: 0,
-            cut: None,
+            upstream_duration: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            truncation: None,
         }
     }
 
-    /// The door lets it pass.
-    pub fn pass(&mut self, pass: &AllowDecision) {
-        self.grant.clone_from(&pass.grant);
-        self.route.clone_from(&pass.route);
-        self.mark = Some(pass.reason);
+    pub fn allow(&mut self, decision: &AllowDecision) {
+        self.grant.clone_from(&decision.grant);
+        self.route.clone_from(&decision.route);
+        self.allow_reason = Some(decision.reason);
     }
 
-    /// The door does not.
-    pub fn refuse(&mut self, refused: &DenyDecision) {
-        self.grant.clone_from(&refused.grant);
-        self.key = refused.key;
-        self.route.clone_from(&refused.route);
-        self.needed.clone_from(&refused.required_rights);
-        self.detail.clone_from(&refused.detail);
-        self.end(refused.error);
+    pub fn deny(&mut self, decision: &DenyDecision) {
+        self.grant.clone_from(&decision.grant);
+        self.key = decision.key;
+        self.route.clone_from(&decision.route);
+        self.required_rights.clone_from(&decision.required_rights);
+        self.detail.clone_from(&decision.detail);
+        self.fail(decision.error);
     }
 
-    /// It is answered here, whatever was said before.
-    pub fn end(&mut self, refusal: RequestError) {
-        self.refusal = Some(refusal);
-        self.status = Some(refusal.status());
+    /// The response is an error of our own, whatever was decided before.
+    pub fn fail(&mut self, error: RequestError) {
+        self.error = Some(error);
+        self.status = Some(error.status());
     }
 
-    /// The head of the server's answer is here, or that of our own which is no refusal.
-    pub fn answered(&mut self, status: StatusCode) {
+    /// The head of the upstream's response has arrived, or of one of our own that is not an error.
+    pub fn respond(&mut self, status: StatusCode) {
         self.status = Some(status);
-        let is_server = self
-            .mark
-            .is_some_and(|mark| mark != AllowReason::AnsweredPreflight);
-        self.server = is_server.then(|| self.started.elapsed());
+        let is_upstream = self
+            .allow_reason
+            .is_some_and(|reason| reason != AllowReason::AnsweredPreflight);
+        self.upstream_duration = is_upstream.then(|| self.started.elapsed());
     }
 }
 
-impl Drop for Record {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
-        let took = self.started.elapsed();
+        let duration = self.started.elapsed();
         self.telemetry.metrics.requests_in_flight.add(-1);
-        self.telemetry.metrics.count(self, took);
+        self.telemetry.metrics.count(self, duration);
         if let Some(access) = &self.telemetry.access {
-            access.write(self, took);
+            access.write(self, duration);
         }
     }
 }

@@ -67,9 +67,9 @@ fn wait_for_access_log(proxy: &AuthproxyProcess, id: &str, words: &[&str]) {
     }
 }
 
-/// The number of warnings with a cause.
+/// The number of warnings with a reason.
 fn count_warnings(proxy: &AuthproxyProcess, cause: &str) -> usize {
-    let (log, cause) = (proxy.log(), format!(" cause={cause} "));
+    let (log, cause) = (proxy.log(), format!(" reason={cause} "));
     log.lines()
         .filter(|line| line.contains(" WARNING authproxy: ") && line.contains(&cause))
         .count()

@@ -11,7 +11,7 @@ use hostkit::{clock, log};
 
 use crate::authorizer::AllowReason;
 use crate::credential;
-use crate::record::{Asked, Record};
+use crate::record::{LoggedRequest, RequestRecord};
 use crate::settings::AccessLogFormat as LineFormat;
 
 /// The most bytes of a path, and of a query.
@@ -60,8 +60,8 @@ impl LineFormatter {
     }
 
     /// Appends the line of a request.
-    pub(super) fn write(&self, to: &mut Vec<u8>, record: &Record, duration: Duration) {
-        let Some(asked) = &record.asked else {
+    pub(super) fn write(&self, to: &mut Vec<u8>, record: &RequestRecord, duration: Duration) {
+        let Some(asked) = &record.logged else {
             return;
         };
         let fields = LineFields::new(record, asked, duration);
@@ -85,7 +85,7 @@ impl LineFormatter {
     fn write_plain(
         &self,
         to: &mut Vec<u8>,
-        record: &Record,
+        record: &RequestRecord,
         fields: &LineFields<'_>,
     ) -> std::io::Result<()> {
         write!(
@@ -106,9 +106,9 @@ impl LineFormatter {
         write!(
             to,
             " bytes_in={} bytes_out={}",
-            record.received, record.sent
+            record.bytes_in, record.bytes_out
         )?;
-        if let Some(error) = record.refusal {
+        if let Some(error) = record.error {
             write!(to, " reason={}", error.reason())?;
         }
         if let Some((required, granted)) = missing_rights(record) {
@@ -131,7 +131,7 @@ impl LineFormatter {
         if let Some(allow_reason) = fields.allow_reason {
             write!(to, " allow_reason={allow_reason}")?;
         }
-        if let Some(truncation) = record.cut {
+        if let Some(truncation) = record.truncation {
             write!(to, " truncated={}", truncation.as_str())?;
         }
         if let Some(detail) = &record.detail {
@@ -148,7 +148,7 @@ impl LineFormatter {
     fn write_json(
         &self,
         to: &mut Vec<u8>,
-        record: &Record,
+        record: &RequestRecord,
         fields: &LineFields<'_>,
     ) -> std::io::Result<()> {
         write!(
@@ -168,12 +168,12 @@ impl LineFormatter {
         write!(
             to,
             ",\"status\":{},\"bytes_in\":{},\"bytes_out\":{},\"duration_ms\":{:.3}",
-            fields.status, record.received, record.sent, fields.duration_ms
+            fields.status, record.bytes_in, record.bytes_out, fields.duration_ms
         )?;
         if let Some(upstream_ms) = fields.upstream_ms {
             write!(to, ",\"upstream_ms\":{upstream_ms:.3}")?;
         }
-        if let Some(error) = record.refusal {
+        if let Some(error) = record.error {
             write_member(to, "reason", error.reason())?;
         }
         if let Some((required, granted)) = missing_rights(record) {
@@ -192,7 +192,7 @@ impl LineFormatter {
         if let Some(allow_reason) = fields.allow_reason {
             write_member(to, "allow_reason", allow_reason)?;
         }
-        if let Some(truncation) = record.cut {
+        if let Some(truncation) = record.truncation {
             write!(to, ",\"truncated\":true")?;
             write_member(to, "truncation_reason", truncation.as_str())?;
         }
@@ -205,7 +205,7 @@ impl LineFormatter {
 }
 
 impl<'r> LineFields<'r> {
-    fn new(record: &Record, asked: &'r Asked, duration: Duration) -> Self {
+    fn new(record: &RequestRecord, asked: &'r LoggedRequest, duration: Duration) -> Self {
         let credentials = &asked.site.credentials;
         let query = asked.uri.query();
         Self {
@@ -216,8 +216,8 @@ impl<'r> LineFields<'r> {
             query: query.map(|query| shorten(credential::mask_query(query, credentials))),
             status: record.status.map_or(0, |status| status.as_u16()),
             duration_ms: milliseconds(duration),
-            upstream_ms: record.server.map(milliseconds),
-            allow_reason: match record.mark {
+            upstream_ms: record.upstream_duration.map(milliseconds),
+            allow_reason: match record.allow_reason {
                 Some(AllowReason::StaleGrant) => Some("stale"),
                 Some(AllowReason::OpenPath) => Some("open_path"),
                 Some(AllowReason::ForwardedPreflight | AllowReason::AnsweredPreflight) => {
@@ -242,10 +242,11 @@ fn prefix(text: &str, max_bytes: usize) -> &str {
 }
 
 /// The rights that a request requires and those of its key, if the key lacks one.
-fn missing_rights(record: &Record) -> Option<(String, String)> {
+fn missing_rights(record: &RequestRecord) -> Option<(String, String)> {
     let grant = record.grant.as_ref()?;
     let join = |rights: &[String]| prefix(&rights.join(","), MAX_TARGET).to_owned();
-    (!record.needed.is_empty()).then(|| (join(&record.needed), join(&grant.rights)))
+    (!record.required_rights.is_empty())
+        .then(|| (join(&record.required_rights), join(&grant.rights)))
 }
 
 fn milliseconds(duration: Duration) -> f64 {

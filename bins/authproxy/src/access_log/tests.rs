@@ -11,7 +11,7 @@ use super::*;
 use crate::authorizer::DenyDecision;
 use crate::grant::KeyHash;
 use crate::headers::PeerAddress;
-use crate::record::{Asked, Telemetry};
+use crate::record::{LoggedRequest, Telemetry};
 use crate::request_error::{RequestError, TruncationReason};
 use crate::settings::AccessLogFormat as LineFormat;
 use crate::settings::tests::site;
@@ -30,7 +30,12 @@ impl Write for ChannelWriter {
     }
 }
 
-fn record(telemetry: &Arc<Telemetry>, peer: &str, uri: &str, lines: &[(&str, &str)]) -> Record {
+fn record(
+    telemetry: &Arc<Telemetry>,
+    peer: &str,
+    uri: &str,
+    lines: &[(&str, &str)],
+) -> RequestRecord {
     let mut request = Request::builder().uri(uri);
     for (name, value) in lines {
         request = request.header(*name, *value);
@@ -39,9 +44,9 @@ fn record(telemetry: &Arc<Telemetry>, peer: &str, uri: &str, lines: &[(&str, &st
     let site = site("");
     let client = PeerAddress::new(peer.parse().unwrap(), &site);
     let id = HeaderValue::from_static("id7");
-    let mut record = Record::begin(telemetry, &site, &parts, &client, id.clone());
+    let mut record = RequestRecord::begin(telemetry, &site, &parts, &client, id.clone());
     // The telemetry has no log.
-    record.asked = Some(Box::new(Asked::new(&site, &parts, &client, id)));
+    record.logged = Some(Box::new(LoggedRequest::new(&site, &parts, &client, id)));
     record
 }
 
@@ -49,7 +54,12 @@ const OUTSIDE: &str = "192.0.2.7:1";
 const INSIDE: &str = "10.0.0.9:1";
 
 /// The line of a request, after `change`.
-fn line(format: LineFormat, peer: &str, uri: &str, change: impl FnOnce(&mut Record)) -> String {
+fn line(
+    format: LineFormat,
+    peer: &str,
+    uri: &str,
+    change: impl FnOnce(&mut RequestRecord),
+) -> String {
     let telemetry = Arc::default();
     let chain = [("x-forwarded-for", "198.51.100.1, 10.0.0.1")];
     let mut record = record(&telemetry, peer, uri, &chain);
@@ -76,9 +86,9 @@ fn plain_line_has_client_request_and_result() {
         OUTSIDE,
         "/a?x=1&apikey=secret",
         |record| {
-            record.answered(StatusCode::OK);
-            record.server = Some(Duration::from_micros(11_500));
-            record.sent = 17;
+            record.respond(StatusCode::OK);
+            record.upstream_duration = Some(Duration::from_micros(11_500));
+            record.bytes_out = 17;
         },
     );
     let (stamp, fields) = text.trim_end().split_once(' ').unwrap();
@@ -94,7 +104,7 @@ fn denied_request_has_its_reason_and_eight_digits_of_the_key_hash() {
     let key = KeyHash::of(b"secret");
     for format in [LineFormat::Plain, LineFormat::Json] {
         let text = line(format, OUTSIDE, "/?apikey=secret", |record| {
-            record.refuse(&DenyDecision::from(RequestError::UnknownKey));
+            record.deny(&DenyDecision::from(RequestError::UnknownKey));
             record.key = Some(key);
         });
         let short = &key.to_string()[..8];
@@ -110,8 +120,8 @@ fn denied_request_has_its_reason_and_eight_digits_of_the_key_hash() {
 #[test]
 fn json_line_is_a_logstash_object() {
     let text = line(LineFormat::Json, INSIDE, "/a\"b?c=d", |record| {
-        record.answered(StatusCode::OK);
-        record.cut = Some(TruncationReason::UpstreamClosed);
+        record.respond(StatusCode::OK);
+        record.truncation = Some(TruncationReason::UpstreamClosed);
     });
     let line = json(&text);
     for (name, value) in [

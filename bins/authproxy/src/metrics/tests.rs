@@ -14,11 +14,11 @@ use crate::record::Telemetry;
 use crate::request_error::{RequestError, TruncationReason, UpstreamFailure};
 use crate::settings::tests::site;
 
-fn begin(telemetry: &Arc<Telemetry>) -> Record {
+fn begin(telemetry: &Arc<Telemetry>) -> RequestRecord {
     let (parts, ()) = Request::new(()).into_parts();
     let site = site("");
     let client = PeerAddress::new("192.0.2.7:1".parse().unwrap(), &site);
-    Record::begin(
+    RequestRecord::begin(
         telemetry,
         &site,
         &parts,
@@ -43,14 +43,14 @@ fn passed(
     id: &str,
     route: Option<&str>,
     reason: AllowReason,
-) -> Record {
+) -> RequestRecord {
     let mut record = begin(telemetry);
-    record.pass(&AllowDecision {
+    record.allow(&AllowDecision {
         grant: Some(grant(id)),
         route: route.map(Arc::from),
         reason,
     });
-    record.answered(StatusCode::OK);
+    record.respond(StatusCode::OK);
     record
 }
 
@@ -68,11 +68,11 @@ fn request_is_counted_once_it_has_ended() {
     let mut first = passed(&telemetry, "alice", Some("/admin"), AllowReason::ValidKey);
     shows(&telemetry, &["authproxy_requests_in_flight 1"]);
     assert!(!MetricsSnapshot::new(&telemetry).render().contains("alice"));
-    (first.received, first.sent) = (3, 17);
+    (first.bytes_in, first.bytes_out) = (3, 17);
     drop(first);
     drop(passed(&telemetry, "alice", None, AllowReason::StaleGrant));
     let mut refused = begin(&telemetry);
-    refused.refuse(&DenyDecision {
+    refused.deny(&DenyDecision {
         error: RequestError::MissingRight,
         detail: None,
         grant: Some(grant("alice")),
@@ -112,8 +112,8 @@ fn request_is_counted_once_it_has_ended() {
 fn failure_after_authorization_is_counted_by_its_reason_and_status() {
     let telemetry = Arc::default();
     let mut record = passed(&telemetry, "alice", None, AllowReason::FailOpen);
-    record.end(RequestError::Upstream(UpstreamFailure::Refused));
-    record.cut = Some(TruncationReason::UpstreamClosed);
+    record.fail(RequestError::Upstream(UpstreamFailure::Refused));
+    record.truncation = Some(TruncationReason::UpstreamClosed);
     drop(record);
     shows(
         &telemetry,

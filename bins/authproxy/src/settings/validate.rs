@@ -74,10 +74,7 @@ fn hash(table: &SettingTable, rules: &FileRules) -> String {
         hash.update(format!("{name}={value}\n"));
     }
     hash.update(format!("{rules:?}"));
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hostkit::hex::encode(&hash.finalize())
 }
 
 /// The permissions backend and the rules of the daemon's configuration files, for `key check`. With `require_rights`

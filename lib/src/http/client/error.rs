@@ -42,17 +42,14 @@ impl ClientError {
     /// The innermost cause, which is the most exact; hyper's own text leaves out what happened.
     #[must_use]
     pub fn root_cause(&self) -> String {
-        let mut cause: &dyn Error = match self {
+        let error: &(dyn Error + 'static) = match self {
             Self::Connect(error) => error,
             Self::Closed(error) | Self::InvalidResponse(error) | Self::TruncatedBody(error) => {
                 error
             }
             Self::BodyTooLong(_) | Self::Timeout(_) => return self.to_string(),
         };
-        while let Some(next) = cause.source() {
-            cause = next;
-        }
-        cause.to_string()
+        crate::failure::root_cause(error).to_string()
     }
 }
 
