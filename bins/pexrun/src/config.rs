@@ -7,8 +7,8 @@ use hostkit::cli::{CommandLine, FileLayer, SettingTable};
 use hostkit::config::{ConfigFiles, value};
 use hostkit::{Exit, Failure};
 use nix::unistd::{AccessFlags, access};
-use s3cache::settings::{file_layer, read_files};
 use s3cache::{CacheShare, Freshness, HostCache, Settings};
+use s3cache::{file_layer, read_files};
 use serde::Deserialize;
 use tracing::debug;
 

@@ -51,7 +51,7 @@ fn check(line: &CommandLine) -> Result<Exit, Failure> {
         table,
         s3cache_files,
     } = &mut sources;
-    s3cache::settings::complete_check(&config.settings, s3cache_files, &examples, table)?;
+    s3cache::complete_check(&config.settings, s3cache_files, &examples, table)?;
     stdout::print_text(&table.to_string())?;
     Ok(Exit::OK)
 }

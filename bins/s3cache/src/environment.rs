@@ -4,18 +4,18 @@ use std::collections::HashMap;
 
 /// The variables that are set. An empty variable counts as unset.
 #[derive(Debug, Clone, Default)]
-pub struct EnvironmentVariables(HashMap<String, String>);
+pub(crate) struct EnvironmentVariables(HashMap<String, String>);
 
 impl EnvironmentVariables {
     #[must_use]
-    pub fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect()
     }
 
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 }

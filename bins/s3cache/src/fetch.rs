@@ -309,7 +309,7 @@ async fn fetch_online(
                 warn!(%source, %error, because = cause(&error), "revalidation failed; using the cached copy, which may be outdated");
                 return Ok((LocalArtifact::Cached(Box::new(blob)), CacheResult::Stale));
             }
-            // A server that rejects HEAD is asked by the GET that follows.
+            // A server that rejects HEAD is handled by the GET that follows.
             Err(error) if error.kind == StoreErrorKind::Permanent => {
                 debug!(%error, "revalidation failed; fetching")
             }

@@ -16,7 +16,7 @@ mod pex;
 mod presigned_url;
 mod progress;
 mod s3_access;
-pub mod settings;
+mod settings;
 mod sidecar;
 mod single_flight;
 mod sink;
@@ -35,7 +35,7 @@ pub use cache::{
 };
 pub use cli::Args;
 pub use fetch::{CacheResult, FetchRequest, LocalArtifact, fetch, find_cached};
-pub use settings::{FetchArgs, Freshness, Settings};
+pub use settings::{FetchArgs, Freshness, Settings, complete_check, file_layer, read_files};
 pub use source::{ArtifactSource, is_hash, is_immutable};
 pub use store::{ListedObject, ListingVisitor};
 pub use verbs::{list_store, readable_shares};

@@ -11,7 +11,7 @@ const FILE_LIMIT: u64 = 1 << 20;
 
 /// A file that a setting names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedFile {
+pub(crate) struct NamedFile {
     pub path: PathBuf,
     /// The flag, variable, or line of a file that names it.
     pub setting: String,
@@ -19,7 +19,7 @@ pub struct NamedFile {
 
 impl NamedFile {
     #[must_use]
-    pub fn new(path: impl AsRef<Path>, setting: impl Into<String>) -> Self {
+    pub(crate) fn new(path: impl AsRef<Path>, setting: impl Into<String>) -> Self {
         let path = path.as_ref().to_owned();
         let setting = setting.into();
         Self { path, setting }

@@ -19,7 +19,7 @@ const PROFILE_CHAIN_LIMIT: usize = 16;
 
 /// The settings of s3cache itself, which override those of the AWS tools.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct S3Overrides<'a> {
+pub(crate) struct S3Overrides<'a> {
     pub endpoint_url: Option<&'a str>,
     pub region: Option<&'a str>,
     pub profile: Option<&'a str>,
@@ -32,7 +32,7 @@ pub struct S3Overrides<'a> {
 
 /// A way to sign in that needs a browser, and the AWS tools to refresh the credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SignInMethod {
+pub(crate) enum SignInMethod {
     /// IAM Identity Center.
     Sso,
     /// `aws login`.
@@ -50,7 +50,7 @@ impl std::fmt::Display for SignInMethod {
 
 /// How to reach S3.
 #[derive(Debug, Clone)]
-pub struct S3Access {
+pub(crate) struct S3Access {
     /// The normalized endpoint; `None` for AWS.
     pub endpoint: Option<String>,
     /// The region, if configured; otherwise instance metadata has it.
@@ -73,7 +73,7 @@ impl S3Access {
     ///
     /// # Errors
     /// A file or a value in it cannot be used, or the profile does not exist (exit 78).
-    pub fn resolve(
+    pub(crate) fn resolve(
         own: S3Overrides<'_>,
         env: &EnvironmentVariables,
         files: ProfileFiles,
@@ -135,7 +135,7 @@ impl S3Access {
 
     /// The endpoint in the form that the SDK joins with a bucket: a path must end in a slash.
     #[must_use]
-    pub fn sdk_endpoint(&self) -> Option<String> {
+    pub(crate) fn sdk_endpoint(&self) -> Option<String> {
         let endpoint = self.endpoint.as_deref()?;
         let has_path = Url::parse(endpoint).is_ok_and(|url| url.path() != "/");
         Some(format!("{endpoint}{}", if has_path { "/" } else { "" }))
@@ -145,7 +145,7 @@ impl S3Access {
     /// empty: earlier releases filed objects of AWS, and those of endpoints that only a profile names, under an empty
     /// service.
     #[must_use]
-    pub fn service(&self) -> &str {
+    pub(crate) fn service(&self) -> &str {
         let region = self.region.as_deref();
         (self.endpoint.as_deref()).unwrap_or_else(|| region.map_or("aws", partition))
     }
@@ -482,13 +482,13 @@ dynamodb =
             | AWS_PROFILE=none | \"none\" AWS_PROFILE
             | AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=yes | AWS_IGNORE_CONFIGURED_ENDPOINT_URLS true";
         for row in table.lines() {
-            let [flags, variables, says]: [&str; 3] =
+            let [flags, variables, expected]: [&str; 3] =
                 row.split('|').collect::<Vec<_>>().try_into().unwrap();
             let failure = resolve(flags, variables).unwrap_err();
             let text = failure.to_string();
             assert_eq!(failure.exit(), Exit::CONFIG, "{text}");
             assert!(
-                says.split_whitespace().all(|word| text.contains(word)),
+                expected.split_whitespace().all(|word| text.contains(word)),
                 "{text}"
             );
             assert!(!text.contains("hunter2"), "{text}");

@@ -211,12 +211,12 @@ pub struct Settings {
     /// How long a connection may be silent.
     pub stall_timeout: Duration,
     /// How the stores are reached.
-    pub access: StoreAccess,
+    pub(crate) access: StoreAccess,
 }
 
 /// How the stores are reached, as our own settings say: endpoints, credentials, certificates.
 #[derive(Debug, Clone, Default)]
-pub struct StoreAccess {
+pub(crate) struct StoreAccess {
     /// The S3 service.
     pub endpoint_url: Option<String>,
     /// The bucket's region.
@@ -293,7 +293,7 @@ impl Settings {
 
     /// The end of a run that begins now, about a source.
     #[must_use]
-    pub fn deadline(&self, source: &ArtifactSource) -> Deadline {
+    pub(crate) fn deadline(&self, source: &ArtifactSource) -> Deadline {
         Deadline::new(source, self.timeout)
     }
 
@@ -321,7 +321,7 @@ impl StoreAccess {
     ///
     /// # Errors
     /// The AWS configuration cannot be used (exit 78).
-    pub fn s3(&self) -> Result<&S3Access, Failure> {
+    pub(crate) fn s3(&self) -> Result<&S3Access, Failure> {
         if let Some(resolved) = self.s3.get() {
             return Ok(resolved);
         }

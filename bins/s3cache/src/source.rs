@@ -282,8 +282,8 @@ mod tests {
         ] {
             match (name(&text), expected) {
                 (Ok(name), Ok(expected)) => assert_eq!(name, expected),
-                (Err(failure), Err(said)) => {
-                    assert!(failure.to_string().contains(said), "{failure}")
+                (Err(failure), Err(expected)) => {
+                    assert!(failure.to_string().contains(expected), "{failure}")
                 }
                 other => panic!("{text}: {other:?}"),
             }

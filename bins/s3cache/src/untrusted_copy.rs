@@ -62,9 +62,12 @@ pub(crate) async fn copy_from_untrusted(
         .collect();
     if !candidates.is_empty() && meta.is_none() {
         // If the server does not answer HEAD, the GET that follows does.
-        let asked = download.store.head(download.source, None);
-        let asked = timeout(download.settings.stall_timeout, asked).await;
-        meta = asked.ok().and_then(Result::ok).map(HeadResponse::into_meta);
+        let request = download.store.head(download.source, None);
+        let response = timeout(download.settings.stall_timeout, request).await;
+        meta = response
+            .ok()
+            .and_then(Result::ok)
+            .map(HeadResponse::into_meta);
     }
     // Neither the length of an untrusted file nor room for it is trusted: only the object's own length counts.
     let Some(size) = meta.as_ref().and_then(|meta| meta.size) else {

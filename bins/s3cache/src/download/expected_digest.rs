@@ -28,9 +28,9 @@ impl ArtifactDownload<'_> {
 
     async fn sidecar(&self) -> Result<Option<ExpectedDigest>, Failure> {
         let sidecar = self.source.with_suffix(sidecar::SUFFIX);
-        let asked = sidecar::fetch_digest(&*self.store, self.source, self.name);
+        let request = sidecar::fetch_digest(&*self.store, self.source, self.name);
         let late = StoreError::new(StoreErrorKind::Transient, "no response in time");
-        let found = tokio::time::timeout(self.settings.stall_timeout * 2, asked)
+        let found = tokio::time::timeout(self.settings.stall_timeout * 2, request)
             .await
             .unwrap_or(Err(late));
         match found.map_err(|error| error.into_failure(&sidecar))? {

@@ -19,14 +19,14 @@ const FILE_LIMIT: u64 = 1 << 20;
 
 /// An AWS configuration file and its text, which is empty when the file does not exist.
 #[derive(Debug, Clone, Default)]
-pub struct ProfileFile {
+pub(crate) struct ProfileFile {
     pub path: PathBuf,
     /// May contain secret keys.
     pub text: String,
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct ProfileFiles {
+pub(crate) struct ProfileFiles {
     /// `~/.aws/config`.
     pub config: ProfileFile,
     /// `~/.aws/credentials`.
@@ -38,7 +38,7 @@ impl ProfileFiles {
     ///
     /// # Errors
     /// A file that a variable names cannot be read, or one is not UTF-8 (exit 78).
-    pub fn read(env: &EnvironmentVariables) -> Result<Self, Failure> {
+    pub(crate) fn read(env: &EnvironmentVariables) -> Result<Self, Failure> {
         Ok(Self {
             config: read(env, "AWS_CONFIG_FILE", "~/.aws/config")?,
             credentials: read(env, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")?,
@@ -47,7 +47,7 @@ impl ProfileFiles {
 
     /// Both for the SDK, which then reads no file itself.
     #[must_use]
-    pub fn for_sdk(&self) -> EnvConfigFiles {
+    pub(crate) fn for_sdk(&self) -> EnvConfigFiles {
         EnvConfigFiles::builder()
             .with_contents(EnvConfigFileKind::Config, &self.config.text)
             .with_contents(EnvConfigFileKind::Credentials, &self.credentials.text)

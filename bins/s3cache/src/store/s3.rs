@@ -204,10 +204,10 @@ impl S3Store {
         let status = error.raw_response().map(|raw| raw.status().as_u16());
         if error.code().is_none() && matches!(status, Some(400 | 401 | 403)) {
             let get = self.client.get_object().bucket(bucket).key(key);
-            if let Err(said) = get.range("bytes=0-0").send().await
-                && said.code().is_some()
+            if let Err(error) = get.range("bytes=0-0").send().await
+                && error.code().is_some()
             {
-                return map_error(said);
+                return map_error(error);
             }
         }
         map_error(error)

@@ -103,7 +103,7 @@ pub fn unpack(
         .remedy("name the directory to create")
     })?;
     let parent = Dir::open(parent).map_err(cannot)?;
-    if let TargetState::UpToDate = TargetState::find(&parent, base, sha256, target)? {
+    if let TargetState::AlreadyUnpacked = TargetState::find(&parent, base, sha256, target)? {
         return Ok(());
     }
     let scratch = ScratchDirectory::make(&parent, base, share).map_err(cannot)?;
@@ -129,7 +129,7 @@ enum TargetState {
     /// Nothing, or an empty directory.
     Empty,
     /// This artifact, unpacked.
-    UpToDate,
+    AlreadyUnpacked,
     /// Another artifact, unpacked by s3cache.
     Replaceable(Dir),
 }
@@ -150,7 +150,9 @@ impl TargetState {
         // a link to anywhere.
         let marker = dir.read(MARKER, MARKER_LIMIT).unwrap_or_default();
         match marker.trim_ascii() {
-            marker if marker == sha256.as_bytes() && !marker.is_empty() => Ok(Self::UpToDate),
+            marker if marker == sha256.as_bytes() && !marker.is_empty() => {
+                Ok(Self::AlreadyUnpacked)
+            }
             marker if !marker.is_empty() && hostkit::hex::is_hex(marker) => {
                 Ok(Self::Replaceable(dir))
             }
@@ -179,7 +181,7 @@ fn swap_in(
     for _ in 0..ATTEMPTS {
         match TargetState::find(parent, base, sha256, target)? {
             // Another process was faster.
-            TargetState::UpToDate => return Ok(()),
+            TargetState::AlreadyUnpacked => return Ok(()),
             // A plain rename replaces an empty directory only.
             TargetState::Empty => match parent.rename(&scratch.name, parent, base) {
                 Err(error)

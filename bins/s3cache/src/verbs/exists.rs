@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ExistsArgs, settings: &Settings) -> Result<Exit, Failur
     let source = ArtifactSource::parse(&args.source)?;
     let meta = run_until_deadline(&settings.deadline(&source), async {
         let store = store::open(&source, &settings.access, settings.timeout).await?;
-        let asked = match store.head(&source, None).await {
+        let head = match store.head(&source, None).await {
             // A server may reject HEAD, but allow a GET of one byte.
             Err(error) if error.kind == StoreErrorKind::Permanent => {
                 let want = GetRequest {
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &ExistsArgs, settings: &Settings) -> Result<Exit, Failur
             }
             other => other.map(HeadResponse::into_meta),
         };
-        asked.map_err(|error| error.into_failure(&source))
+        head.map_err(|error| error.into_failure(&source))
     })?;
     if args.json {
         stdout::print_json(
