@@ -91,6 +91,8 @@ pub trait Tool: Parser {
 
 /// A valid command line, without the configuration files below it.
 #[derive(Debug, Clone)]
+// Tools without configuration files do not read all of it.
+#[cfg_attr(not(feature = "config"), allow(dead_code))]
 pub struct CommandLine {
     argv: Vec<OsString>,
     matches: ArgMatches,
