@@ -94,8 +94,10 @@ pub trait Tool: Parser {
 // Tools without configuration files do not read all of it.
 #[cfg_attr(not(feature = "config"), allow(dead_code))]
 pub struct CommandLine {
+    #[cfg(feature = "config")]
     argv: Vec<OsString>,
     matches: ArgMatches,
+    #[cfg(feature = "config")]
     has_environment: bool,
     #[cfg(feature = "config")]
     declarations: Vec<settings::Declaration>,
@@ -210,8 +212,10 @@ fn parse_layers<T: Tool>(
     environment::exclude(&mut command, T::EXCLUSIVE, &matches)?;
     let args = T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
     let command_line = CommandLine {
+        #[cfg(feature = "config")]
         argv,
         matches,
+        #[cfg(feature = "config")]
         has_environment,
         #[cfg(feature = "config")]
         declarations: settings::declarations(&command),
