@@ -30,7 +30,7 @@ const PREFLIGHT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A request is forwarded to the upstream, or is a preflight that is answered here.
 #[derive(Debug, Clone)]
-pub struct AllowDecision {
+pub(crate) struct AllowDecision {
     /// `None` where no key was looked up.
     pub grant: Option<Arc<Grant>>,
     /// The name of the matched route, for metrics.
@@ -39,7 +39,7 @@ pub struct AllowDecision {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AllowReason {
+pub(crate) enum AllowReason {
     ValidKey,
     /// The grant allows it, but has expired in the cache while the permissions backend fails (stale-if-error).
     StaleGrant,
@@ -54,7 +54,7 @@ pub enum AllowReason {
 }
 
 #[derive(Debug, Clone)]
-pub struct DenyDecision {
+pub(crate) struct DenyDecision {
     pub error: RequestError,
     /// More about the cause, for the access log and the warning.
     pub detail: Option<Cow<'static, str>>,
@@ -70,7 +70,7 @@ pub struct DenyDecision {
 
 impl DenyDecision {
     /// The message of the response, with the rights that the key lacks.
-    pub fn message(&self) -> Cow<'static, str> {
+    pub(crate) fn message(&self) -> Cow<'static, str> {
         let message = self.error.message();
         let has = |right| (self.grant.as_ref()).is_some_and(|grant| grant.rights.contains(right));
         let missing = self.required_rights.iter().filter(|right| !has(right));
@@ -96,20 +96,20 @@ impl From<RequestError> for DenyDecision {
 }
 
 #[derive(Debug, Clone)]
-pub struct Authorizer {
+pub(crate) struct Authorizer {
     source: GrantSource,
     last_preflight_warning: Arc<Mutex<Option<Instant>>>,
 }
 
 #[derive(Debug, Clone)]
-pub enum GrantSource {
+pub(crate) enum GrantSource {
     /// In memory, so that it needs no cache.
     File(Arc<AclFile>),
     Remote(PermissionsCache<RemoteBackend>),
 }
 
 impl Authorizer {
-    pub fn new(source: GrantSource) -> Self {
+    pub(crate) fn new(source: GrantSource) -> Self {
         Self {
             source,
             last_preflight_warning: Arc::default(),
@@ -117,7 +117,7 @@ impl Authorizer {
     }
 
     /// Allows or denies a request. Waits only for a key that is not in the cache of this process.
-    pub async fn decide(
+    pub(crate) async fn decide(
         &self,
         site: &SiteSettings,
         parts: &Parts,
@@ -160,7 +160,7 @@ impl Authorizer {
     }
 
     /// Removes keys from the cache, and returns how many. Must be called inside a runtime.
-    pub fn purge(&self, target: &PurgeTarget) -> usize {
+    pub(crate) fn purge(&self, target: &PurgeTarget) -> usize {
         match &self.source {
             GrantSource::File(_) => 0,
             GrantSource::Remote(cache) => cache.purge(target),
@@ -168,13 +168,13 @@ impl Authorizer {
     }
 
     /// Reads the ACL file again, if there is one, even if no change was noticed. Blocks on the disk.
-    pub fn reread(&self) {
+    pub(crate) fn reread(&self) {
         if let GrantSource::File(file) = &self.source {
             file.reread();
         }
     }
 
-    pub fn status(&self) -> BackendStatus {
+    pub(crate) fn status(&self) -> BackendStatus {
         match &self.source {
             GrantSource::File(file) => BackendStatus {
                 file: Some(file.status()),
@@ -185,7 +185,7 @@ impl Authorizer {
     }
 
     /// The counters of the cache, if there is one.
-    pub fn snapshot(&self) -> Option<CacheSnapshot> {
+    pub(crate) fn snapshot(&self) -> Option<CacheSnapshot> {
         match &self.source {
             GrantSource::File(_) => None,
             GrantSource::Remote(cache) => Some(cache.snapshot()),

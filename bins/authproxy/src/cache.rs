@@ -30,7 +30,7 @@ use crate::settings;
 use counters::CacheCounters;
 use local::{CachedResult, LocalCache, LocalLookup};
 
-pub use counters::CacheSnapshot;
+pub(crate) use counters::CacheSnapshot;
 pub use memcached::{ExpectedReply, MAX_VALUE_BYTES, MemcachedReply, parse as parse_reply};
 pub use shared::SharedCache;
 
@@ -83,7 +83,7 @@ struct CacheState {
     last_failure: String,
 }
 
-pub type KeyLookupResult = Result<KeyLookup, BackendUnavailable>;
+pub(crate) type KeyLookupResult = Result<KeyLookup, BackendUnavailable>;
 
 #[derive(Debug)]
 struct InFlightLookup {

@@ -129,7 +129,7 @@ pub fn mask_query<'q>(query: &'q str, credentials: &KeySources) -> Cow<'q, str> 
 }
 
 /// The path with `***` after such a name in it, for example where the `?` was forgotten or encoded.
-pub fn mask_path<'p>(path: &'p str, credentials: &KeySources) -> Cow<'p, str> {
+pub(crate) fn mask_path<'p>(path: &'p str, credentials: &KeySources) -> Cow<'p, str> {
     match find_key_value(path, credentials) {
         Some(value) => Cow::Owned(format!("{}***", &path[..value])),
         None => Cow::Borrowed(path),

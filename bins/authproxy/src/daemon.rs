@@ -137,7 +137,7 @@ async fn handle_signals(
 
 /// Opens the permissions backend, and follows its file if it has one.
 fn open_backend(settings: &Settings) -> Result<Authorizer, Failure> {
-    let engine = match &settings.backend {
+    let backend = match &settings.backend {
         BackendSettings::File(path) => {
             let file = Arc::new(AclFile::open(path)?);
             tokio::spawn(Arc::clone(&file).follow());
@@ -158,7 +158,7 @@ fn open_backend(settings: &Settings) -> Result<Authorizer, Failure> {
         .map(SharedCache::new)
         .transpose();
     let shared = shared.map_err(|error| Failure::new(Exit::CONFIG, error))?;
-    let cache = PermissionsCache::new(engine, settings.cache, shared);
+    let cache = PermissionsCache::new(backend, settings.cache, shared);
     Ok(Authorizer::new(GrantSource::Remote(cache)))
 }
 

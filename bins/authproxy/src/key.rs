@@ -14,13 +14,13 @@ use serde_json::json;
 
 use crate::grant::KeyHash;
 
-pub use check::KeyCheckArgs;
-pub use creation::KeyNewArgs;
-pub use maintenance::{KeyListArgs, KeyRevokeArgs, KeyRotateArgs};
+pub(crate) use check::KeyCheckArgs;
+pub(crate) use creation::KeyNewArgs;
+pub(crate) use maintenance::{KeyListArgs, KeyRevokeArgs, KeyRotateArgs};
 
 /// Create, list, rotate, revoke, hash and check API keys.
 #[derive(Debug, Clone, clap::Subcommand)]
-pub enum KeyVerb {
+pub(crate) enum KeyVerb {
     /// Create a key and print its ACL entry, or add it to a file; the key itself is shown once, on stderr
     New(KeyNewArgs),
     /// List the keys of an ACL file
@@ -36,7 +36,7 @@ pub enum KeyVerb {
 }
 
 #[derive(Debug, Clone, clap::Args)]
-pub struct KeyHashArgs {
+pub(crate) struct KeyHashArgs {
     /// Rejected: shell history and process list would show the key
     #[arg(hide = true)]
     key: Option<String>,
@@ -49,7 +49,7 @@ pub struct KeyHashArgs {
 /// The key is missing or a flag is invalid (exit 2); no key has the id (exit 66); the permissions backend is unavailable
 /// (exit 69); the ACL file cannot be written (exit 73), is locked by another edit (exit 75), is managed by Puppet (exit
 /// 77), or is invalid (exit 78).
-pub fn run(verb: KeyVerb) -> Result<Exit, Failure> {
+pub(crate) fn run(verb: KeyVerb) -> Result<Exit, Failure> {
     match verb {
         KeyVerb::New(args) => creation::run(&args),
         KeyVerb::List(args) => maintenance::list(&args),

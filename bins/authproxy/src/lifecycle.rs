@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 /// In the order in which they follow; no phase is ever left for an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LifecyclePhase {
+pub(crate) enum LifecyclePhase {
     Serving,
     /// Connections are still accepted, because load balancers notice the failing health path later. Every response has
     /// `Connection: close`.
@@ -20,7 +20,7 @@ pub enum LifecyclePhase {
 }
 
 impl LifecyclePhase {
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Serving => "serving",
             Self::LameDuck => "lame duck",
@@ -32,7 +32,7 @@ impl LifecyclePhase {
 
 /// The phase of this process, shared by all clones.
 #[derive(Debug, Clone)]
-pub struct ProcessLifecycle(Arc<watch::Sender<LifecyclePhase>>);
+pub(crate) struct ProcessLifecycle(Arc<watch::Sender<LifecyclePhase>>);
 
 impl Default for ProcessLifecycle {
     fn default() -> Self {
@@ -41,12 +41,12 @@ impl Default for ProcessLifecycle {
 }
 
 impl ProcessLifecycle {
-    pub fn phase(&self) -> LifecyclePhase {
+    pub(crate) fn phase(&self) -> LifecyclePhase {
         *self.0.borrow()
     }
 
     /// Starts a graceful shutdown, if it has not started yet.
-    pub fn begin_shutdown(&self) {
+    pub(crate) fn begin_shutdown(&self) {
         self.advance(LifecyclePhase::LameDuck);
     }
 
@@ -62,7 +62,7 @@ impl ProcessLifecycle {
     }
 
     /// Completes once a phase or a later one is reached.
-    pub async fn wait_for(&self, phase: LifecyclePhase) {
+    pub(crate) async fn wait_for(&self, phase: LifecyclePhase) {
         // An error means that the sender is gone; it lives as long as `self`.
         let _ = self.0.subscribe().wait_for(|now| *now >= phase).await;
     }

@@ -2,11 +2,11 @@
 //!
 //! Owns the trait and the status types. `scope` checks a grant against a request; `cache` caches responses.
 
-pub mod file;
-pub mod liveconf;
+pub(crate) mod file;
+pub(crate) mod liveconf;
 mod load_tracker;
 pub(crate) mod protocol;
-pub mod server;
+pub(crate) mod server;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub trait PermissionsBackend: Send + Sync + 'static {
 
 /// A backend behind the network, whose responses are cached.
 #[derive(Debug)]
-pub enum RemoteBackend {
+pub(crate) enum RemoteBackend {
     /// `--acl-server`.
     Servers(PermissionsServers),
     /// `--use-liveconf-aclserver`.
@@ -41,7 +41,7 @@ pub enum RemoteBackend {
 }
 
 impl RemoteBackend {
-    pub fn status(&self) -> BackendStatus {
+    pub(crate) fn status(&self) -> BackendStatus {
         match self {
             Self::Servers(servers) => BackendStatus {
                 file: None,

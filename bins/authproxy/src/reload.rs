@@ -12,7 +12,7 @@ use crate::proxy::Proxy;
 use crate::settings::{self, LoadedSettings};
 
 #[derive(Debug)]
-pub struct ConfigReloader {
+pub(crate) struct ConfigReloader {
     args: Args,
     matches: CommandLine,
     /// The configuration at start.
@@ -29,7 +29,7 @@ struct ReloadState {
 }
 
 impl ConfigReloader {
-    pub fn new(args: Args, matches: CommandLine, start: LoadedSettings) -> Self {
+    pub(crate) fn new(args: Args, matches: CommandLine, start: LoadedSettings) -> Self {
         let state = ReloadState {
             hash: start.settings.hash.clone(),
             error: None,
@@ -43,7 +43,7 @@ impl ConfigReloader {
     }
 
     /// Reads the configuration again. Blocks on the disk.
-    pub fn reload(&self, proxy: &Proxy) {
+    pub(crate) fn reload(&self, proxy: &Proxy) {
         // Held throughout, so that the later of two reloads wins.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let metrics = &proxy.telemetry.metrics;
@@ -82,7 +82,7 @@ impl ConfigReloader {
     }
 
     /// The configuration in force, for `/status`.
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         json!({ "sha256": state.hash, "error": state.error })
     }

@@ -6,7 +6,7 @@ mod reason;
 
 use hyper::StatusCode;
 
-pub use reason::{PermissionsFailure, TruncationReason, UpstreamFailure};
+pub(crate) use reason::{PermissionsFailure, TruncationReason, UpstreamFailure};
 
 /// Why a request gets an error response. The code stands in the JSON body; the reason, which is more precise where the
 /// client is not at fault, in the access log and the metrics.

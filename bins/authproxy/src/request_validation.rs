@@ -34,7 +34,7 @@ use crate::request_error::RequestError;
 
 use chunked_body::{ChunkedScanner, ValidPiece};
 pub(crate) use handle::ReadPhase;
-pub use handle::ValidatorHandle;
+pub(crate) use handle::ValidatorHandle;
 use handle::{ValidationError, ValidatorStatus};
 use request_head::{BodyFraming, HeadScanner};
 

@@ -15,14 +15,14 @@ use crate::grant::Grant;
 use crate::request_error::RequestError;
 use crate::settings::{AccessRules, PreflightPolicy, RouteRule};
 
-pub use host::normalize_host_pattern;
-pub use path::{is_unambiguous_path, normalize_path_prefix};
+pub(crate) use host::normalize_host_pattern;
+pub(crate) use path::{is_unambiguous_path, normalize_path_prefix};
 
 use path::CaseSensitivity;
 
 /// The parts of a request that a grant may restrict.
 #[derive(Debug, Clone, Copy)]
-pub struct AccessRequest<'a> {
+pub(crate) struct AccessRequest<'a> {
     pub method: &'a str,
     /// As sent, without the query.
     pub path: &'a str,
@@ -39,19 +39,21 @@ pub struct AccessRequest<'a> {
 /// # Errors
 /// The first check that fails. If the grant restricts paths, a path that servers interpret differently is
 /// [`RequestError::AmbiguousPath`].
-pub fn check_grant(grant: &Grant, asked: &AccessRequest<'_>) -> Result<(), RequestError> {
-    if grant.expires.is_some_and(|end| asked.now >= end) {
+pub(crate) fn check_grant(grant: &Grant, request: &AccessRequest<'_>) -> Result<(), RequestError> {
+    if grant.expires.is_some_and(|end| request.now >= end) {
         return Err(RequestError::ExpiredKey);
     }
-    if !asked.rights.iter().all(|one| grant.rights.contains(one)) {
+    if !request.rights.iter().all(|one| grant.rights.contains(one)) {
         return Err(RequestError::MissingRight);
     }
     let is_allowed = |host: &Cow<'_, str>| host::matches(&grant.hosts, host);
-    if !grant.hosts.is_empty() && (asked.hosts.is_empty() || !asked.hosts.iter().all(is_allowed)) {
+    if !grant.hosts.is_empty()
+        && (request.hosts.is_empty() || !request.hosts.iter().all(is_allowed))
+    {
         return Err(RequestError::HostNotAllowed);
     }
     if !grant.paths.is_empty() && !grant.paths.iter().any(|prefix| path::is_root(prefix)) {
-        let path = path::parse_path(asked.path).ok_or(RequestError::AmbiguousPath)?;
+        let path = path::parse_path(request.path).ok_or(RequestError::AmbiguousPath)?;
         let is_allowed = |path: &[u8]| {
             let mut prefixes = grant.paths.iter();
             prefixes.any(|prefix| path::starts_with(path, prefix, CaseSensitivity::Sensitive))
@@ -60,14 +62,14 @@ pub fn check_grant(grant: &Grant, asked: &AccessRequest<'_>) -> Result<(), Reque
             return Err(RequestError::PathNotAllowed);
         }
     }
-    if !allows_method(&grant.methods, asked.method) {
+    if !allows_method(&grant.methods, request.method) {
         return Err(RequestError::MethodNotAllowed);
     }
     Ok(())
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteMatch<'s> {
+pub(crate) struct RouteMatch<'s> {
     /// `None` where no route matches.
     pub name: Option<&'s Arc<str>>,
     /// The required rights, all of them. `None`: the path is open, and needs no key.
@@ -79,7 +81,7 @@ impl RouteMatch<'_> {
     /// Combines the matches of two interpretations of a request: it requires the rights of both, and is open only if
     /// both are.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         let rights = match (self.rights, other.rights) {
             (Some(mut all), Some(others)) if all != others => {
                 for right in others.iter() {
@@ -107,7 +109,7 @@ impl RouteMatch<'_> {
 ///
 /// # Errors
 /// [`RequestError::AmbiguousPath`]: a route depends on the path, which servers interpret differently.
-pub fn match_route<'s>(
+pub(crate) fn match_route<'s>(
     rules: &'s AccessRules,
     method: &str,
     path: &str,

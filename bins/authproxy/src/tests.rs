@@ -1,4 +1,4 @@
-//! The operator's page says what the program does: its tables are made from the code, or compared with it.
+//! The tables of the README are generated from the code, or compared with it.
 
 use std::path::Path;
 
@@ -6,8 +6,7 @@ use crate::metrics::MetricsSnapshot;
 use crate::record::Telemetry;
 use crate::request_error::{PermissionsFailure, RequestError, TruncationReason, UpstreamFailure};
 
-/// Every reason for a refusal.
-const REFUSALS: [RequestError; 21] = [
+const REQUEST_ERRORS: [RequestError; 21] = [
     RequestError::InvalidRequest("x"),
     RequestError::AmbiguousKey,
     RequestError::AmbiguousPath,
@@ -32,32 +31,32 @@ const REFUSALS: [RequestError; 21] = [
 ];
 
 #[test]
-fn page_explains_every_cause_of_a_gateway_error_and_of_a_truncated_response() {
+fn readme_explains_every_reason_of_gateway_error_and_truncated_response() {
     let page = include_str!("../README.md");
     let upstream =
         UpstreamFailure::ALL.map(|failure| (RequestError::Upstream(failure), failure.warning()));
-    let engine = PermissionsFailure::ALL.map(|failure| {
+    let permissions = PermissionsFailure::ALL.map(|failure| {
         (
             RequestError::PermissionsUnavailable(failure),
             failure.warning(),
         )
     });
-    let refusals = upstream.into_iter().chain(engine);
-    let refusals = refusals.map(|(refusal, event)| {
-        let (cause, status) = (refusal.reason(), refusal.status().as_u16());
-        format!("| `{cause}` | {status} | {event}")
+    let errors = upstream.into_iter().chain(permissions);
+    let errors = errors.map(|(error, warning)| {
+        let (reason, status) = (error.reason(), error.status().as_u16());
+        format!("| `{reason}` | {status} | {warning}")
     });
-    let cuts = TruncationReason::ALL.map(|cause| {
-        let event = cause.warning().unwrap_or("none");
-        format!("| `{}` | truncated | {event}", cause.as_str())
+    let truncations = TruncationReason::ALL.map(|reason| {
+        let warning = reason.warning().unwrap_or("none");
+        format!("| `{}` | truncated | {warning}", reason.as_str())
     });
-    for row in refusals.chain(cuts) {
+    for row in errors.chain(truncations) {
         assert!(page.contains(&row), "{row}");
     }
 }
 
-/// Puts `table` between the markers of `name` in `page`.
-fn with(page: &str, name: &str, table: &str) -> String {
+/// Replaces the table between the markers of `name` in `page`.
+fn replace_table(page: &str, name: &str, table: &str) -> String {
     let start = format!("<!-- {name}: generated, see CONTRIBUTING.md -->\n");
     let end = format!("<!-- end of {name} -->");
     let (before, rest) = page.split_once(&start).unwrap();
@@ -71,15 +70,15 @@ fn metrics_table() -> String {
 }
 
 #[test]
-fn page_has_the_metrics_that_there_are() {
+fn readme_has_table_of_all_metrics() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let page = std::fs::read_to_string(&file).unwrap();
-    let wanted = with(&page, "metrics", &metrics_table());
+    let expected = replace_table(&page, "metrics", &metrics_table());
     if std::env::var("HOSTKIT_BLESS").is_ok_and(|value| value == "1") {
-        std::fs::write(&file, wanted).unwrap();
+        std::fs::write(&file, expected).unwrap();
     } else {
         assert!(
-            page == wanted,
+            page == expected,
             "the tables of {} differ from the code: HOSTKIT_BLESS=1 writes them",
             file.display()
         );
@@ -87,10 +86,10 @@ fn page_has_the_metrics_that_there_are() {
 }
 
 #[test]
-fn the_page_explains_every_refusal_with_its_status() {
+fn readme_explains_every_error_response_with_its_status() {
     let page = include_str!("../README.md");
-    for refusal in REFUSALS {
-        let row = format!("| {} | `{}` | ", refusal.status().as_u16(), refusal.code());
+    for error in REQUEST_ERRORS {
+        let row = format!("| {} | `{}` | ", error.status().as_u16(), error.code());
         assert!(page.contains(&row), "{row}");
     }
     let rows = page
@@ -98,7 +97,7 @@ fn the_page_explains_every_refusal_with_its_status() {
         .filter(|line| line.starts_with("| 4") || line.starts_with("| 5"));
     assert_eq!(
         rows.count(),
-        REFUSALS.len(),
-        "no row of a refusal that there is not"
+        REQUEST_ERRORS.len(),
+        "no row without an error"
     );
 }

@@ -33,7 +33,7 @@ const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(group = clap::ArgGroup::new("backend").required(true).multiple(true))]
-pub struct KeyCheckArgs {
+pub(crate) struct KeyCheckArgs {
     /// Rejected: shell history and process list would show the key
     #[arg(hide = true)]
     pub(super) key: Option<String>,

@@ -18,7 +18,7 @@ const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 const LENGTH: usize = 43;
 
 #[derive(Debug, Clone, clap::Args)]
-pub struct KeyNewArgs {
+pub(crate) struct KeyNewArgs {
     /// Owner of the key, sent to the upstream as X-Auth-Id and logged [default: key- and 8 digits of its hash]
     #[arg(long, value_name = "NAME")]
     id: Option<String>,

@@ -259,8 +259,8 @@ mod tests {
             }
             let file = AclFileEditor::open(&path, true).unwrap();
             std::fs::write(&path, "keys: [] # other\n").unwrap();
-            let refused = file.replace(Vec::new(), &[]).unwrap_err();
-            assert_eq!(refused.exit(), Exit::TRY_AGAIN, "{before:?}: {refused}");
+            let error = file.replace(Vec::new(), &[]).unwrap_err();
+            assert_eq!(error.exit(), Exit::TRY_AGAIN, "{before:?}: {error}");
             assert_eq!(
                 std::fs::read_to_string(&path).unwrap(),
                 "keys: [] # other\n"
@@ -268,8 +268,8 @@ mod tests {
         }
         let gone = AclFileEditor::open(&path, true).unwrap();
         std::fs::remove_file(&path).unwrap();
-        let refused = gone.replace(Vec::new(), &[]).unwrap_err();
-        assert_eq!(refused.exit(), Exit::TRY_AGAIN, "{refused}");
+        let error = gone.replace(Vec::new(), &[]).unwrap_err();
+        assert_eq!(error.exit(), Exit::TRY_AGAIN, "{error}");
         assert!(is_missing(&path));
     }
 }

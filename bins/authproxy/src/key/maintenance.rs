@@ -13,7 +13,7 @@ use crate::grant::{Grant, MAX_EXPIRY, format_expiry};
 use crate::permissions::file::{self, AclEntry};
 
 #[derive(Debug, Clone, clap::Args)]
-pub struct KeyListArgs {
+pub(crate) struct KeyListArgs {
     /// The ACL file
     #[arg(long, alias = "into", value_name = "FILE")]
     acl_file: PathBuf,
@@ -23,7 +23,7 @@ pub struct KeyListArgs {
 }
 
 #[derive(Debug, Clone, clap::Args)]
-pub struct KeyRevokeArgs {
+pub(crate) struct KeyRevokeArgs {
     /// Id whose keys are removed, or at least 8 leading digits of the SHA-256 of one key
     id: String,
     /// The ACL file
@@ -35,7 +35,7 @@ pub struct KeyRevokeArgs {
 }
 
 #[derive(Debug, Clone, clap::Args)]
-pub struct KeyRotateArgs {
+pub(crate) struct KeyRotateArgs {
     /// Id that gets a new key, or at least 8 leading digits of the SHA-256 of the key to replace
     id: String,
     /// The ACL file

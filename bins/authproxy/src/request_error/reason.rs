@@ -109,7 +109,7 @@ impl PermissionsFailure {
 
 /// Why a response was truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TruncationReason {
+pub(crate) enum TruncationReason {
     /// The client closed the connection.
     ClientClosed,
     /// The client did not read the response, or not send the rest of its body, in time.

@@ -17,7 +17,7 @@ pub(super) fn matches(patterns: &[String], text: &str) -> bool {
 }
 
 /// Validates a pattern, and returns it in lower case, without a final dot, IPv6 without brackets.
-pub fn normalize_host_pattern(text: &str) -> Result<String, String> {
+pub(crate) fn normalize_host_pattern(text: &str) -> Result<String, String> {
     if text == "*" {
         return Ok(text.to_owned());
     }

@@ -52,12 +52,12 @@ pub(super) fn prefix_length(prefix: &str) -> usize {
 }
 
 /// Whether all servers see the same segments in a path. `*` (of `OPTIONS`) is unambiguous, and matches no prefix.
-pub fn is_unambiguous_path(path: &str) -> bool {
+pub(crate) fn is_unambiguous_path(path: &str) -> bool {
     parse_path(path).is_some()
 }
 
 /// Validates a path prefix, and returns it decoded and without a final slash.
-pub fn normalize_path_prefix(text: &str) -> Result<String, String> {
+pub(crate) fn normalize_path_prefix(text: &str) -> Result<String, String> {
     if text.len() > 1024 {
         return Err("invalid path: it is longer than 1024 bytes".to_owned());
     }
