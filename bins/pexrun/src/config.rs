@@ -236,7 +236,7 @@ fn writable_cache(settings: &mut Settings, own: Option<PathBuf>) -> Vec<CacheSha
     readable
 }
 
-/// The parts of the cache whose entries are used without asking anybody: what runs is only what root, the caller or a
+/// The parts of the cache whose entries are used without a request: what runs is only what root, the caller or a
 /// uid named in the configuration fetched.
 #[must_use]
 pub(crate) fn trusted(settings: &Settings) -> Vec<CacheShare> {

@@ -297,7 +297,7 @@ impl Settings {
         Deadline::new(source, self.timeout)
     }
 
-    /// Whether a cached copy lacks what these settings require: somebody named its digest when it was fetched.
+    /// Whether a cached copy lacks a required sidecar: neither a sidecar nor the caller named its digest when it was fetched.
     #[must_use]
     pub fn lacks_sidecar(&self, entry: &IndexEntry) -> bool {
         let vouched = matches!(entry.verified_by.as_deref(), Some("sidecar" | "flag"));
