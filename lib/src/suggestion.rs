@@ -29,7 +29,7 @@ mod tests {
     #[test]
     fn nearest_is_the_most_similar_word_or_none() {
         let keys = ["threads", "timeout", "tags"];
-        assert_eq!(nearest("tiemout", keys), Some("timeout"));
+        assert_eq!(nearest("timeuot", keys), Some("timeout"));
         assert_eq!(nearest("zzz", keys), None);
         assert_eq!(by_similarity("thread", keys)[0].1, "threads");
     }

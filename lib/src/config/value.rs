@@ -65,7 +65,7 @@ impl<'de> Deserialize<'de> for NonEmptyText {
     }
 }
 
-/// A text or a path that is not empty; an absent value is none. For `#[serde(deserialize_with)]`.
+/// A text or a path that is not empty; `None` where it is absent. For `#[serde(deserialize_with)]`.
 ///
 /// # Errors
 /// It is not a text, or empty.
@@ -74,7 +74,7 @@ pub fn text<'de, D: Deserializer<'de>, T: From<String>>(from: D) -> Result<Optio
     Ok(text.map(|NonEmptyText(text)| text.into()))
 }
 
-/// A list of texts none of which is empty; an absent value is none. For `#[serde(deserialize_with)]`.
+/// A list of texts none of which is empty; `None` where it is absent. For `#[serde(deserialize_with)]`.
 ///
 /// # Errors
 /// It is not a list of texts, or one is empty.
@@ -83,7 +83,7 @@ pub fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, 
     Ok(texts.map(|texts| texts.into_iter().map(|NonEmptyText(text)| text).collect()))
 }
 
-/// Parses a scalar; an empty value is none. For `#[serde(deserialize_with)]`.
+/// Parses a scalar; `None` where it is empty. For `#[serde(deserialize_with)]`.
 ///
 /// # Errors
 /// It is not a scalar, or `parse` refuses it.
