@@ -17,7 +17,7 @@ pub(crate) const FILE_KEYS: &[&str] = &["routes", "open", "host-param", "host_pa
 /// What only a file can set. Maps and lists have no flag.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
-pub struct FileRules {
+pub(crate) struct FileRules {
     /// Rights that some paths need.
     pub routes: Option<Vec<RouteEntry>>,
     /// Paths that need no key.
@@ -33,7 +33,7 @@ pub struct FileRules {
 /// An entry of `routes`, as written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct RouteEntry {
+pub(crate) struct RouteEntry {
     /// The name in metrics; the path by default.
     pub name: Option<String>,
     /// The beginning of the path.
@@ -54,7 +54,7 @@ pub struct RouteEntry {
 /// A value of `cors`, as written.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged, expecting = "expected a text, a number, a boolean or a list")]
-pub enum CorsValue {
+pub(crate) enum CorsValue {
     /// One.
     One(Scalar),
     /// A list.

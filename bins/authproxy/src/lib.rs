@@ -8,7 +8,6 @@
     missing_docs,
     reason = "the API is `Args` and `run`; `testing` is for tests alone"
 )]
-#![allow(unreachable_pub, reason = "every module is private")]
 
 mod access_log;
 mod admin;

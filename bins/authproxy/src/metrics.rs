@@ -42,7 +42,7 @@ struct KeyCounters {
 
 /// Everything that is counted. `families` names it for the outside.
 #[derive(Debug)]
-pub struct ProxyMetrics {
+pub(crate) struct ProxyMetrics {
     pub(crate) client_connections: Gauge,
     pub(crate) accepted_connections: Counter,
     pub(crate) upstream_connections: Gauge,

@@ -20,11 +20,11 @@ use crate::headers::{PeerAddress, client_address};
 use crate::metrics::ProxyMetrics;
 use crate::request_error::{RequestError, TruncationReason};
 use crate::settings::SiteSettings;
-pub use failure_log::FailureLog;
+pub(crate) use failure_log::FailureLog;
 
 /// Where records go.
 #[derive(Debug, Default)]
-pub struct Telemetry {
+pub(crate) struct Telemetry {
     pub metrics: ProxyMetrics,
     pub access: Option<AccessLog>,
     pub failures: FailureLog,
@@ -33,7 +33,7 @@ pub struct Telemetry {
 /// The record of a request. It is counted and logged when it is dropped: after the last byte of the response, or when the
 /// exchange is given up.
 #[derive(Debug)]
-pub struct RequestRecord {
+pub(crate) struct RequestRecord {
     telemetry: Arc<Telemetry>,
     /// Only with an access log.
     pub(crate) logged: Option<Box<LoggedRequest>>,
@@ -87,7 +87,7 @@ impl LoggedRequest {
 }
 
 impl RequestRecord {
-    pub fn begin(
+    pub(crate) fn begin(
         telemetry: &Arc<Telemetry>,
         site: &Arc<SiteSettings>,
         parts: &Parts,
@@ -115,13 +115,13 @@ impl RequestRecord {
         }
     }
 
-    pub fn allow(&mut self, decision: &AllowDecision) {
+    pub(crate) fn allow(&mut self, decision: &AllowDecision) {
         self.grant.clone_from(&decision.grant);
         self.route.clone_from(&decision.route);
         self.allow_reason = Some(decision.reason);
     }
 
-    pub fn deny(&mut self, decision: &DenyDecision) {
+    pub(crate) fn deny(&mut self, decision: &DenyDecision) {
         self.grant.clone_from(&decision.grant);
         self.key = decision.key;
         self.route.clone_from(&decision.route);
@@ -131,13 +131,13 @@ impl RequestRecord {
     }
 
     /// The response is an error of our own, whatever was decided before.
-    pub fn fail(&mut self, error: RequestError) {
+    pub(crate) fn fail(&mut self, error: RequestError) {
         self.error = Some(error);
         self.status = Some(error.status());
     }
 
     /// The head of the upstream's response has arrived, or of one of our own that is not an error.
-    pub fn respond(&mut self, status: StatusCode) {
+    pub(crate) fn respond(&mut self, status: StatusCode) {
         self.status = Some(status);
         let is_upstream = self
             .allow_reason

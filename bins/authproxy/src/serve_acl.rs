@@ -32,7 +32,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Any number of authproxies can name it with --acl-server. Every client that reaches the address can query it, but has
 /// to have a key to learn anything: listen where only your hosts are.
 #[derive(Debug, Clone, clap::Args)]
-pub struct ServeAcl {
+pub(crate) struct ServeAcl {
     /// YAML file of the keys, followed as it changes
     #[arg(long, value_name = "FILE")]
     pub acl_file: PathBuf,
@@ -64,7 +64,7 @@ struct AclServer {
 ///
 /// # Errors
 /// The file is missing or invalid (exit 78), or the address cannot be bound (exit 73).
-pub fn run(args: &ServeAcl) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &ServeAcl) -> Result<Exit, Failure> {
     let acl = Arc::new(AclFile::open(&args.acl_file)?);
     if args.check {
         let keys = acl.status().entries;

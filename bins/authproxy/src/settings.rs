@@ -15,11 +15,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use address::{ListenAddress, TrustedNetwork, UpstreamAddress};
-pub use live::{LiveSettings, SettingsView};
-pub use summary::describe_effects;
+pub(crate) use address::{ListenAddress, TrustedNetwork, UpstreamAddress};
+pub(crate) use live::{LiveSettings, SettingsView};
+pub(crate) use summary::describe_effects;
 pub(crate) use validate::resolve_rules;
-pub use validate::{LoadedSettings, load, restarts};
+pub(crate) use validate::{LoadedSettings, load, restarts};
 
 use hostkit::admin::AdminAddress;
 
@@ -29,7 +29,7 @@ use url::Url;
 
 /// All settings. SIGHUP replaces `site`; the rest needs a restart.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Addresses to listen on. `[::]` accepts IPv4 connections too, and is `0.0.0.0` on a host without IPv6.
     pub listen: Vec<SocketAddr>,
     /// The upstream server.
@@ -60,7 +60,7 @@ pub struct Settings {
 
 /// The settings that every request reads, and that can be changed while running.
 #[derive(Debug, Clone)]
-pub struct SiteSettings {
+pub(crate) struct SiteSettings {
     /// Where keys are found.
     pub credentials: KeySources,
     /// The rights that requests need.
@@ -97,7 +97,7 @@ pub struct KeySources {
 
 /// The rights that requests need.
 #[derive(Debug, Clone)]
-pub struct AccessRules {
+pub(crate) struct AccessRules {
     /// Needed for every path without a route, all of them.
     pub rights: Vec<String>,
     /// The longest matching prefix with a matching method decides.
@@ -110,7 +110,7 @@ pub struct AccessRules {
 
 /// The rights for the paths below a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteRule {
+pub(crate) struct RouteRule {
     /// The name in metrics.
     pub name: Arc<str>,
     /// The beginning of the path, up to the end of a segment.
@@ -125,7 +125,7 @@ pub struct RouteRule {
 
 /// The policy for CORS preflights, the strictest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub enum PreflightPolicy {
+pub(crate) enum PreflightPolicy {
     /// Require a key, as for every other request
     Off,
     /// Answer here, from `cors` in the file
@@ -136,7 +136,7 @@ pub enum PreflightPolicy {
 
 /// The CORS headers of our own responses.
 #[derive(Debug, Clone, Default)]
-pub struct CorsPolicy {
+pub(crate) struct CorsPolicy {
     /// The headers that are the same for every request: `Access-Control-*`, and `Vary` if there are `origins`.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// If there are several origins: those, of which a response names the request's.
@@ -146,7 +146,7 @@ pub struct CorsPolicy {
 impl CorsPolicy {
     /// The origin that the response to a request names beside [`CorsPolicy::headers`].
     #[must_use]
-    pub fn origin(&self, request: &HeaderMap) -> Option<HeaderValue> {
+    pub(crate) fn origin(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let own = self.origins.first().and(request.get(ORIGIN))?;
         self.origins.iter().find(|origin| *origin == own).cloned()
     }
@@ -154,7 +154,7 @@ impl CorsPolicy {
 
 /// Timeouts of phases.
 #[derive(Debug, Clone, Copy)]
-pub struct RequestTimeouts {
+pub(crate) struct RequestTimeouts {
     /// `--timeout`: for the upstream server to accept a connection, to begin a response, and between two parts of it.
     pub server: Duration,
     /// `--client-timeout`: for the client to send a whole head, between two parts of a body, and to read a response.
@@ -167,7 +167,7 @@ pub struct RequestTimeouts {
 
 /// Bounds of requests.
 #[derive(Debug, Clone, Copy)]
-pub struct RequestLimits {
+pub(crate) struct RequestLimits {
     /// The longest head, in bytes: request line and headers, or the trailers of a chunked body.
     pub head: usize,
     /// The longest body, in bytes; none: any length.
@@ -180,7 +180,7 @@ pub struct RequestLimits {
 
 /// The permissions backend.
 #[derive(Debug, Clone)]
-pub enum BackendSettings {
+pub(crate) enum BackendSettings {
     /// A YAML file, followed as it changes.
     File(PathBuf),
     /// Permissions servers, in the order in which they are tried.
@@ -227,7 +227,7 @@ impl std::fmt::Debug for SigningSecret {
 
 /// The format of the access log, on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AccessLogFormat {
+pub(crate) enum AccessLogFormat {
     /// Text.
     Plain,
     /// One JSON object per line.
@@ -236,7 +236,7 @@ pub enum AccessLogFormat {
 
 /// The values of `--access-log`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum AccessLogOption {
+pub(crate) enum AccessLogOption {
     /// Text
     Plain,
     /// One JSON object per line, in logstash v1 shape
@@ -248,7 +248,7 @@ pub enum AccessLogOption {
 impl SiteSettings {
     /// Whether X-Forwarded-* of this peer are trusted.
     #[must_use]
-    pub fn trusts(&self, peer: IpAddr) -> bool {
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.trusted.iter().any(|net| net.contains(&peer))
     }

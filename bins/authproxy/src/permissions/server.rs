@@ -45,7 +45,7 @@ pub struct PermissionsServers {
 ///
 /// # Errors
 /// It is not valid; the message has it without its secrets.
-pub fn check(url: &Url) -> Result<(), String> {
+pub(crate) fn check(url: &Url) -> Result<(), String> {
     PermissionsServer::new(url).map(|_| ())
 }
 

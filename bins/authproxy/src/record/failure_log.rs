@@ -18,7 +18,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 /// The failures that last. The reasons are those of [`crate::request_error`], so their number is bounded.
 #[derive(Debug, Default)]
-pub struct FailureLog {
+pub(crate) struct FailureLog {
     /// Whether `ongoing` has any: a successful request reads only this.
     has_ongoing: AtomicBool,
     ongoing: Mutex<Vec<OngoingFailure>>,

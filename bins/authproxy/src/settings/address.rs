@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 /// The upstream server. HTTP/1.1 without TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UpstreamAddress {
+pub(crate) enum UpstreamAddress {
     /// A host and a port. `localhost` is 127.0.0.1 and then ::1, without asking a resolver.
     Tcp {
         /// A name or an address, IPv6 without brackets.
@@ -95,7 +95,7 @@ impl fmt::Display for UpstreamAddress {
 
 /// An address to listen on, and its port unless that is `--port`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListenAddress {
+pub(crate) struct ListenAddress {
     /// The address.
     pub ip: IpAddr,
     /// The port; without it that of `--port`.
@@ -127,7 +127,7 @@ impl FromStr for ListenAddress {
 
 /// A peer whose X-Forwarded-* are trusted, or `none` for no peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TrustedNetwork {
+pub(crate) enum TrustedNetwork {
     /// `none`.
     None,
     /// A network, or one address.

@@ -7,7 +7,7 @@ use super::SiteSettings;
 
 /// The current site settings, shared by all threads.
 #[derive(Debug, Clone)]
-pub struct LiveSettings(Arc<PublishedSettings>);
+pub(crate) struct LiveSettings(Arc<PublishedSettings>);
 
 #[derive(Debug)]
 struct PublishedSettings {
@@ -19,7 +19,7 @@ struct PublishedSettings {
 impl LiveSettings {
     /// Settings that are current until [`LiveSettings::replace`].
     #[must_use]
-    pub fn new(site: Arc<SiteSettings>) -> Self {
+    pub(crate) fn new(site: Arc<SiteSettings>) -> Self {
         Self(Arc::new(PublishedSettings {
             version: AtomicU64::new(0),
             site: Mutex::new(site),
@@ -27,21 +27,21 @@ impl LiveSettings {
     }
 
     /// Replaces the settings; requests in progress keep theirs.
-    pub fn replace(&self, site: Arc<SiteSettings>) {
+    pub(crate) fn replace(&self, site: Arc<SiteSettings>) {
         *self.0.site.lock().unwrap_or_else(PoisonError::into_inner) = site;
         self.0.version.fetch_add(1, Ordering::Release);
     }
 
     /// The current settings.
     #[must_use]
-    pub fn get(&self) -> Arc<SiteSettings> {
+    pub(crate) fn get(&self) -> Arc<SiteSettings> {
         let site = self.0.site.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&site)
     }
 
     /// A view for a connection or a thread.
     #[must_use]
-    pub fn view(&self) -> SettingsView {
+    pub(crate) fn view(&self) -> SettingsView {
         // In this order a replacement in between is found by the next call of `site`.
         let version = self.0.version.load(Ordering::Acquire);
         SettingsView {
@@ -54,7 +54,7 @@ impl LiveSettings {
 
 /// The current settings, at the cost of one atomic load while they do not change.
 #[derive(Debug, Clone)]
-pub struct SettingsView {
+pub(crate) struct SettingsView {
     live: LiveSettings,
     version: u64,
     site: Arc<SiteSettings>,
@@ -62,7 +62,7 @@ pub struct SettingsView {
 
 impl SettingsView {
     /// The current settings.
-    pub fn site(&mut self) -> &Arc<SiteSettings> {
+    pub(crate) fn site(&mut self) -> &Arc<SiteSettings> {
         let current = self.live.0.version.load(Ordering::Acquire);
         if current != self.version {
             self.version = current;

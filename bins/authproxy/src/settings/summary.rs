@@ -38,7 +38,7 @@ pub(super) fn add_file_keys(
 
 /// What the settings come to, where no single setting shows it.
 #[must_use]
-pub fn describe_effects(settings: &Settings) -> String {
+pub(crate) fn describe_effects(settings: &Settings) -> String {
     let memcached = match &settings.memcached {
         Some(memcached) => {
             let secrets = match memcached.secrets.len() {

@@ -21,7 +21,7 @@ use crate::headers;
 
 /// Settings, with their origins and warnings.
 #[derive(Debug, Clone)]
-pub struct LoadedSettings {
+pub(crate) struct LoadedSettings {
     /// The settings.
     pub settings: Settings,
     /// Each setting as it was written.
@@ -35,7 +35,7 @@ pub struct LoadedSettings {
 /// # Errors
 /// The file is invalid (exit 78); or values contradict one another: exit 2, or 78 if there is a file, and with
 /// `--check`.
-pub fn load(args: &Args, line: &CommandLine) -> Result<LoadedSettings, Failure> {
+pub(crate) fn load(args: &Args, line: &CommandLine) -> Result<LoadedSettings, Failure> {
     let files = ConfigFiles::read("authproxy", args.config.as_deref(), None)?;
     let exit = match files.is_empty() && !args.check {
         true => Exit::USAGE,
@@ -101,7 +101,7 @@ pub(crate) fn resolve_rules(
 
 /// The settings that differ and cannot be changed while running.
 #[must_use]
-pub fn restarts(before: &LoadedSettings, after: &LoadedSettings) -> Vec<String> {
+pub(crate) fn restarts(before: &LoadedSettings, after: &LoadedSettings) -> Vec<String> {
     const SECRET: &str = "cache-secret-file";
     const MEMCACHED: [&str; 4] = ["cache", "memcache-servers", "cache-prefix", SECRET];
     let mut names = before.table.restarts(&after.table);
