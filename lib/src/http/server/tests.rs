@@ -35,7 +35,7 @@ impl TestServer {
             });
         let limits = ServerLimits {
             max_connections: 9,
-            max_body: 9,
+            max_body: 24,
             idle_timeout,
             drain_timeout: DEADLINE,
         };
@@ -110,8 +110,11 @@ async fn connection_ends_after_one_request_without_an_idle_timeout() {
 #[tokio::test]
 async fn connection_ends_after_a_request_whose_body_is_not_read() {
     for (request, status) in [
-        ("PUT / HTTP/1.1\r\nContent-Length: 4\r\n\r\nPOST", 405),
-        ("POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n", 413),
+        (
+            "PUT / HTTP/1.1\r\nContent-Length: 24\r\n\r\nGET /health HTTP/1.1\r\n\r\n",
+            405,
+        ),
+        ("POST / HTTP/1.1\r\nContent-Length: 25\r\n\r\n", 413),
         ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
         ("GET / HTTP/1.1\r\nbad header\r\n\r\n", 400),
     ] {
@@ -122,6 +125,7 @@ async fn connection_ends_after_a_request_whose_body_is_not_read() {
             response.starts_with(&format!("HTTP/1.1 {status} ")),
             "{response}"
         );
+        assert_eq!(response.matches("HTTP/1.1 ").count(), 1, "{response}");
         assert_eq!(server.failures.load(Ordering::Relaxed), 1, "{request}");
     }
 }
