@@ -1,6 +1,6 @@
 //! log-healthcheck: checks that a log line with a given prefix was written within N seconds.
 //!
-//! [`LogCheck`] is one check, from the state file to the verdict: `log_files` finds the logs, `log_reader` reads their
+//! `LogCheck` is one check, from the state file to the verdict: `log_files` finds the logs, `log_reader` reads their
 //! new lines, `verdict` evaluates them.
 
 mod check;

@@ -77,7 +77,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), Failure> {
 }
 
 /// Unpacks an open artifact into `target`, which is missing, empty, or from an earlier run. The same content again
-/// changes nothing. `share` records which directory is being filled, for [`remove_abandoned`].
+/// changes nothing. `share` records which directory is being filled, for `remove_abandoned`.
 ///
 /// # Errors
 /// The archive is broken or would write elsewhere (exit 65), it cannot be read (exit 74), the directory cannot be
