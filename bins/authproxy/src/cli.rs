@@ -109,7 +109,7 @@ pub(crate) struct ProxyFlags {
     #[arg(long, value_name = "FILE", default_value = "/etc/hostkit/liveconf.yaml", help_heading = "Permissions backend",
           group = AT_START, hide_short_help = true)]
     pub(crate) liveconf: PathBuf,
-    /// Allow every request while the permissions backend is unavailable, marked with `X-Auth-Fail-Open: 1`
+    /// Allow any key while the permissions backend cannot be queried; such requests are marked with `X-Auth-Fail-Open: 1`
     #[arg(long, help_heading = "Permissions backend", group = RELOADABLE)]
     pub(crate) fail_open: bool,
 
@@ -192,7 +192,7 @@ pub(crate) struct ProxyFlags {
     /// Treat every response as a streaming one from the first byte of its body on
     #[arg(long, help_heading = "Timeouts", group = RELOADABLE, hide_short_help = true)]
     pub(crate) stream_all: bool,
-    /// Accept new connections for this long after the begin of a shutdown, while the health path answers 503
+    /// Accept new connections for this long after a shutdown begins, while the health path answers 503
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration, help_heading = "Timeouts",
           group = AT_START, hide_short_help = true)]
     pub(crate) lame_duck: Duration,
