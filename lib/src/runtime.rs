@@ -11,6 +11,8 @@ use crate::{Exit, Failure};
 /// Descriptors that must be free for a runtime and the work on it. A runtime takes five: an epoll, an eventfd, and a
 /// pair of sockets for signals, one end of which is duplicated per runtime. The rest is for files and connections.
 const MIN_FREE_DESCRIPTORS: usize = 24;
+/// Descriptors that connections leave to everything else: without one a probe fails, and a changed file is not read.
+const RESERVED_DESCRIPTORS: usize = 64;
 
 /// Builds the runtime that `builder` describes.
 ///
@@ -45,6 +47,15 @@ pub fn raise_open_files(wanted: u64) -> u64 {
         return raised;
     }
     soft
+}
+
+/// Raises the soft limit of open files for `wanted` connections. Returns how many may be open at once, at most `wanted`.
+pub fn limit_connections(wanted: usize) -> usize {
+    let limit = raise_open_files((wanted + RESERVED_DESCRIPTORS) as u64);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    limit
+        .saturating_sub(RESERVED_DESCRIPTORS)
+        .clamp(1, wanted.max(1))
 }
 
 fn start_failure(error: io::Error) -> Failure {

@@ -13,6 +13,7 @@ use hostkit::http::server::{ANY_PATH, ListeningSocket, ServerLimits};
 use hostkit::http::{RouteRequest, RouteResponse, Router, server};
 use hostkit::listen::{bind_tcp, cannot_listen};
 use hostkit::metrics::{Counter, MetricFamily, MetricSamples, labelled, render};
+use hostkit::runtime::limit_connections;
 use hostkit::shutdown::{DaemonSignal, DaemonSignals, DrainFlags};
 use hostkit::{Exit, Failure, stdout};
 use serde_json::{Map, Value, json};
@@ -22,7 +23,8 @@ use tokio::task::spawn_blocking;
 use crate::permissions::file::AclFile;
 use crate::permissions::protocol;
 
-/// Connections at once; more wait in the backlog. An authproxy keeps a few, and a host has a hundred of those.
+/// Connections at once, fewer if the limit of open files is lower; more wait in the backlog. An authproxy keeps a few, and
+/// a host has a hundred of those.
 const MAX_CONNECTIONS: usize = 4096;
 /// How long a connection is kept open between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -107,7 +109,7 @@ async fn serve(args: &ServeAcl, server: Arc<AclServer>) -> Result<Exit, Failure>
         tokio::spawn(admin.serve(build_admin_router(&server)));
     }
     let limits = ServerLimits {
-        max_connections: MAX_CONNECTIONS,
+        max_connections: limit_connections(MAX_CONNECTIONS),
         max_body: protocol::MAX_REQUEST_BYTES,
         idle_timeout: Some(IDLE_TIMEOUT),
         drain_timeout: args.drain.drain_timeout,

@@ -8,12 +8,10 @@ use tokio::net::TcpListener;
 use crate::Failure;
 use crate::http::server::ListeningSocket;
 use crate::listen::{bind_tcp, cannot_listen};
-use crate::runtime::raise_open_files;
+use crate::runtime::limit_connections;
 
 /// Checks served at once. They share one probe, so each costs no more than its connection.
 const MAX_CONNECTIONS: usize = 1024;
-/// File descriptors for everything else: a probe must not fail for want of one.
-const RESERVED_FILES: usize = 64;
 
 /// Binds `port` of 127.0.0.1 and, where the host has IPv6, of ::1. Also returns the bound addresses.
 ///
@@ -50,11 +48,7 @@ fn is_unsupported(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
 }
 
-/// Connections that may be open at once, after the limit of open files has been raised as far as that needs.
+/// Connections that may be open at once.
 pub(super) fn max_connections() -> usize {
-    let limit = raise_open_files((MAX_CONNECTIONS + RESERVED_FILES) as u64);
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    limit
-        .saturating_sub(RESERVED_FILES)
-        .clamp(1, MAX_CONNECTIONS)
+    limit_connections(MAX_CONNECTIONS)
 }

@@ -3,13 +3,14 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hostkit_tests::permissions::{
     PermissionsBehavior, PermissionsServer, hash_key, write_acl_file,
 };
-use hostkit_tests::{ChildGuard, free_port, wait_limit, wait_until, workspace};
+use hostkit_tests::{ChildGuard, bin, free_port, wait_limit, wait_until, workspace};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -26,7 +27,13 @@ struct ServeAclProcess {
 impl ServeAclProcess {
     #[track_caller]
     fn start(file: &Path, args: &[&str]) -> Self {
-        let mut child = authproxy(&["serve-acl", "--listen=127.0.0.1:0", "--acl-file"])
+        Self::spawn(authproxy(&[]), file, args)
+    }
+
+    #[track_caller]
+    fn spawn(mut authproxy: Command, file: &Path, args: &[&str]) -> Self {
+        let mut child = authproxy
+            .args(["serve-acl", "--listen=127.0.0.1:0", "--acl-file"])
             .arg(file)
             .args(args)
             .stderr(Stdio::piped())
@@ -215,6 +222,34 @@ fn serve_acl_reloads_changed_file() {
             .contains("acl.yaml:2:4: unknown key `idd`: did you mean `id`?")
     });
     assert!(engine.knows("two"));
+}
+
+#[test]
+fn serve_acl_reloads_changed_file_while_it_has_all_connections() {
+    let (_temp, file) = acl(&[("one", &["all"])]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 128; exec \"$@\"", "sh"]);
+    limited.arg(bin("authproxy"));
+    let engine = ServeAclProcess::spawn(limited, &file, &[]);
+    let mut first = engine.connect();
+    let idle: Vec<_> = (0..192).map(|_| engine.connect()).collect();
+    // More than there are descriptors for.
+    std::thread::sleep(Duration::from_millis(200));
+    write_acl_file(&file, &[("two", &["all"])]);
+    let body = question("one");
+    let length = body.len();
+    let query = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+    wait_until("the removed key is unknown", || {
+        first.write_all(query.as_bytes()).unwrap();
+        let mut response = String::new();
+        while !response.ends_with('}') {
+            let mut bytes = [0; 512];
+            let read = first.read(&mut bytes).unwrap();
+            response.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+        }
+        response.ends_with(r#"{"known":false}"#)
+    });
+    drop(idle);
 }
 
 #[test]
