@@ -38,6 +38,8 @@ pub fn bind_tcp(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     };
     // Connections of a process that has just ended, in TIME-WAIT, do not hold the port.
     socket.set_reuse_address(true)?;
+    // Accepted connections inherit it: of two pipelined responses the second would wait for an ACK, up to 40 ms.
+    socket.set_tcp_nodelay(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
     }
@@ -94,6 +96,8 @@ pub fn cannot_listen(address: impl Display, flag: &str, error: io::Error) -> Fai
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use super::*;
 
     #[test]
@@ -118,6 +122,14 @@ mod tests {
             let expected = format!("cannot listen on {address}: {remedy}");
             assert_eq!(failure.to_string(), expected);
         }
+    }
+
+    #[test]
+    fn accepted_connection_sends_small_writes_at_once() {
+        let listener = bind_tcp((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        assert!(listener.accept().unwrap().0.nodelay().unwrap());
     }
 
     #[tokio::test]

@@ -20,6 +20,10 @@ use crate::http::BoxedStream;
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// How much of a head is read at a time: all of most heads.
 const READ_SIZE: usize = 512;
+/// How long the rest of a rejected request is read.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much of it is read at a time.
+const LINGER_READ_SIZE: usize = 8 << 10;
 
 /// The bounds of a server.
 #[derive(Debug, Clone, Copy)]
@@ -98,13 +102,15 @@ async fn serve_connection(
             head = read_head(&mut stream, &mut unread, &limits) => head?,
             _ = stopped.changed() => return Ok(()),
         };
+        let mut is_rejected = true;
         let (response, with_body, is_persistent) = match head {
             Ok(head) => {
                 let response = respond(&mut stream, &head, &mut unread, &router).await?;
+                is_rejected = response.is_err();
                 // The body of a request without a handler is not read, so the next head cannot be found.
                 let is_persistent = limits.idle_timeout.is_some()
                     && head.is_persistent
-                    && response.is_ok()
+                    && !is_rejected
                     && stopped.has_changed().is_ok();
                 let response = response.unwrap_or_else(|response| response);
                 (response, head.method != "HEAD", is_persistent)
@@ -115,6 +121,22 @@ async fn serve_connection(
         let bytes = response.encode(with_body, is_persistent);
         timeout(DEADLINE, stream.write_all(&bytes)).await??;
         if !is_persistent {
+            if is_rejected {
+                let _ = timeout(LINGER_TIMEOUT, discard_rest(&mut stream, unread)).await;
+            }
+            return Ok(());
+        }
+    }
+}
+
+/// Reads the rest of a rejected request: a socket that is closed with unread bytes resets the connection, and the client
+/// may lose the response (RFC 9112 section 9.6).
+async fn discard_rest(stream: &mut BoxedStream, mut buffer: Vec<u8>) -> io::Result<()> {
+    stream.shutdown().await?;
+    buffer.reserve(LINGER_READ_SIZE);
+    loop {
+        buffer.clear();
+        if stream.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
     }

@@ -84,7 +84,7 @@ pub(super) fn parse(bytes: &[u8], max_body: usize) -> Result<RequestHead, RouteR
     // RFC 9112 section 3.2.2: a server must accept the absolute form, too.
     let target = match target.split_once("://") {
         Some((_, rest)) if !target.starts_with('/') => {
-            &rest[rest.find('/').unwrap_or(rest.len())..]
+            &rest[rest.find(['/', '?']).unwrap_or(rest.len())..]
         }
         _ => target,
     };
@@ -96,7 +96,8 @@ pub(super) fn parse(bytes: &[u8], max_body: usize) -> Result<RequestHead, RouteR
         body_length,
         accept: accept.join(","),
         is_persistent,
-        expects_continue,
+        // RFC 9110 section 10.1.1: HTTP/1.0 has no interim responses.
+        expects_continue: expects_continue && request.version == Some(1),
     })
 }
 
@@ -135,6 +136,7 @@ mod tests {
             ("GET http://localhost:80/x?y", "/x", "y"),
             ("GET /x?u=http://h/", "/x", "u=http://h/"),
             ("GET http://localhost", "", ""),
+            ("GET http://localhost?u=/x", "", "u=/x"),
         ] {
             let head =
                 parse(format!("{line} HTTP/1.1\r\nACCEPT: a/b\r\ncontent-LENGTH: 7\r\nAccept: */*;q=0.1\r\n\r\n").as_bytes(), MAX_BODY)
@@ -192,8 +194,15 @@ mod tests {
             let head = parse(format!("{head}\r\n\r\n").as_bytes(), MAX_BODY).unwrap();
             assert_eq!(head.is_persistent, expected, "{head:?}");
         }
-        let head = parse(b"POST / HTTP/1.1\r\nExpect: 100-Continue\r\n\r\n", MAX_BODY);
-        assert!(head.unwrap().expects_continue);
+    }
+
+    #[test]
+    fn only_http_1_1_expects_100_continue() {
+        for (version, expected) in [("1.1", true), ("1.0", false)] {
+            let head = format!("POST / HTTP/{version}\r\nExpect: 100-Continue\r\n\r\n");
+            let head = parse(head.as_bytes(), MAX_BODY).unwrap();
+            assert_eq!(head.expects_continue, expected, "{version}");
+        }
     }
 
     proptest::proptest! {

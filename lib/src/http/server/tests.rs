@@ -131,6 +131,17 @@ async fn connection_ends_after_a_request_whose_body_is_not_read() {
 }
 
 #[tokio::test]
+async fn rejected_request_is_read_so_that_its_client_gets_the_response() {
+    let mut server = TestServer::start(KEPT).await;
+    let length = 1 << 20;
+    let head = format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+    server.send(&head).await;
+    server.send(&"x".repeat(length)).await;
+    let response = server.read_to_end().await;
+    assert!(response.starts_with("HTTP/1.1 413 "), "{response}");
+}
+
+#[tokio::test]
 async fn client_that_waits_for_100_gets_it_before_it_sends_the_body() {
     let mut server = TestServer::start(KEPT).await;
     server
