@@ -3,13 +3,15 @@
 //! Owns how a host is reached: this one by both of its loopback addresses and without a resolver, a name by the system's
 //! resolver.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::BoxedStream;
 
@@ -143,18 +145,57 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// The system's resolver blocks, so it runs on a thread; one at a time, so that a name server that does not answer holds
-/// one thread only.
+/// The lookups under way, by name and port: connections that are made at once share one.
+static LOOKUPS: Mutex<BTreeMap<(String, u16), PendingLookup>> = Mutex::new(BTreeMap::new());
+/// Lookups at once. The system's resolver blocks, and name servers that do not answer must not hold every thread.
+static RESOLVER: Semaphore = Semaphore::const_new(2);
+
+type PendingLookup = watch::Receiver<Option<LookupResult>>;
+type LookupResult = Result<Vec<SocketAddr>, Arc<io::Error>>;
+
 async fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    static RESOLVER: Semaphore = Semaphore::const_new(1);
-    let permit = RESOLVER.acquire().await.map_err(io::Error::other)?;
-    let name = name.to_owned();
-    let resolved = tokio::task::spawn_blocking(move || {
-        let addresses = (name.as_str(), port).to_socket_addrs();
-        drop(permit);
-        addresses.map(|addresses| addresses.take(MAX_ADDRESSES).collect())
+    let mut pending = start_or_join_lookup(name, port);
+    let result = pending.wait_for(Option::is_some).await;
+    match result.ok().and_then(|result| result.clone()) {
+        Some(Ok(addresses)) => Ok(addresses),
+        Some(Err(error)) => Err(io::Error::new(io::ErrorKind::NotFound, error)),
+        None => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+fn start_or_join_lookup(name: &str, port: u16) -> PendingLookup {
+    let mut lookups = LOOKUPS.lock().unwrap_or_else(PoisonError::into_inner);
+    // A lookup that is over has dropped its sender.
+    lookups.retain(|_, pending| pending.has_changed().is_ok());
+    let key = (name.to_owned(), port);
+    if let Some(pending) = lookups.get(&key) {
+        return pending.clone();
+    }
+    let (sender, pending) = watch::channel(None);
+    lookups.insert(key.clone(), pending.clone());
+    // A task of its own: the connection that started it may be given up before its end.
+    tokio::spawn(async move {
+        let _permit = RESOLVER.acquire().await;
+        let resolved = tokio::task::spawn_blocking(move || {
+            let (name, port) = key;
+            let addresses = (name, port).to_socket_addrs();
+            addresses.map(|addresses| addresses.take(MAX_ADDRESSES).collect())
+        });
+        let result = resolved.await.unwrap_or_else(|error| Err(error.into()));
+        sender.send(Some(result.map_err(Arc::new)))
     });
-    resolved
-        .await?
-        .map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))
+    pending
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_to_one_name_share_a_lookup() {
+        let first = start_or_join_lookup("first.invalid", 1);
+        assert!(first.same_channel(&start_or_join_lookup("first.invalid", 1)));
+        assert!(!first.same_channel(&start_or_join_lookup("second.invalid", 1)));
+        drop(first);
+    }
 }
