@@ -18,7 +18,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, Parser};
 
 use crate::log::{self, LogLevel};
-use crate::mask::mask_url;
+use crate::mask::mask_refused;
 use crate::printable::escape;
 use crate::{Exit, Failure, nagios, stdout};
 
@@ -206,9 +206,11 @@ fn parse_layers<T: Tool>(
     has_environment: bool,
 ) -> Result<(T, CommandLine), clap::Error> {
     let mut command = prepared::<T>(&argv, has_environment);
-    let matches = command
-        .try_get_matches_from_mut(&argv)
-        .map_err(|error| mask_value(explain_missing_equals(&mut command, &argv, error)))?;
+    let matches = command.try_get_matches_from_mut(&argv);
+    let matches = matches.map_err(|error| {
+        let error = explain_missing_equals(&mut command, &argv, error);
+        mask_value(&mut command, error)
+    })?;
     environment::exclude(&mut command, T::EXCLUSIVE, &matches)?;
     let args = T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
     let command_line = CommandLine {
@@ -232,11 +234,19 @@ fn prepared<T: Tool>(argv: &[OsString], has_environment: bool) -> Command {
 }
 
 /// The error without the secrets of a URL that it quotes.
-fn mask_value(mut error: clap::Error) -> clap::Error {
-    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
-        let masked = mask_url(value);
-        error.insert(ContextKind::InvalidValue, ContextValue::String(masked));
+fn mask_value(command: &mut Command, mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) else {
+        return error;
+    };
+    let masked = mask_refused(value);
+    let reason = std::error::Error::source(&error).map(ToString::to_string);
+    let quoting = reason.filter(|reason| masked != *value && reason.contains(value));
+    if let (Some(reason), Some(arg)) = (quoting, error.get(ContextKind::InvalidArg)) {
+        let reason = reason.replace(value, &masked);
+        let text = format!("invalid value '{masked}' for '{arg}': {reason}");
+        return command.error(ErrorKind::ValueValidation, text);
     }
+    error.insert(ContextKind::InvalidValue, ContextValue::String(masked));
     error
 }
 
@@ -363,6 +373,8 @@ mod tests {
         path_style: Option<bool>,
         #[arg(long)]
         level: Option<LogLevel>,
+        #[arg(long, value_parser = crate::units::parse_duration)]
+        wait: Option<std::time::Duration>,
         rest: Vec<String>,
     }
 
@@ -464,6 +476,17 @@ mod tests {
                 None => assert!(!said.contains("after `=`"), "{said}"),
             }
         }
+    }
+
+    #[test]
+    fn reason_that_quotes_a_password_is_masked() {
+        let error = parse::<Args, _>(["t", "--wait=u:hunter2@h"]).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.exit_code(), 2);
+        assert!(
+            text.contains("invalid value '***@h' for '--wait <WAIT>': unknown unit \"***@h\""),
+            "{text}"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub fn mask_url(text: &str) -> String {
         Some((head, query)) => (head, Some(query)),
         None => (text, None),
     };
-    let mut shown = match head.split_once("://") {
+    let mut shown = match head.split_once("://").or_else(|| split_http(head)) {
         Some((scheme, rest)) => {
             let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
             match authority.rsplit_once('@') {
@@ -32,9 +32,45 @@ pub fn mask_url(text: &str) -> String {
     shown
 }
 
+/// Scheme and rest of a URL without its slashes: parsers accept `https:user:password@host`.
+fn split_http(text: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = text.split_once(':')?;
+    let is_http = ["http", "https"]
+        .iter()
+        .any(|name| scheme.eq_ignore_ascii_case(name));
+    is_http.then(|| (scheme, rest.trim_start_matches(['/', '\\'])))
+}
+
+/// The same for a value that was refused, which need not be a URL: everything before its last `@` can be a password, as in
+/// `user:password@host`.
+#[must_use]
+pub fn mask_refused(text: &str) -> String {
+    let masked = mask_url(text);
+    let Some((before, host)) = masked.rsplit_once('@') else {
+        return masked;
+    };
+    match before.split_once("://") {
+        Some((scheme, _)) => format!("{scheme}://***@{host}"),
+        None => format!("***@{host}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refused_value_is_masked_up_to_its_last_at_sign() {
+        for (text, expected) in [
+            ("user:pw@h:9000", "***@h:9000"),
+            ("HTTPS://user:p/w@h/x", "HTTPS://***@h/x"),
+            ("https://h/x,https://user:pw@g/y", "https://***@g/y"),
+            ("https://h/p?a=b", "https://h/p?a=***"),
+            ("minio:9000", "minio:9000"),
+        ] {
+            assert_eq!(mask_refused(text), expected);
+        }
+    }
 
     #[test]
     fn user_information_and_query_values_are_masked() {
@@ -47,6 +83,9 @@ mod tests {
                 "https://h/p?X-Amz-Signature=***&***",
             ),
             ("bucket/key", "bucket/key"),
+            ("https:user:pw@h/p", "https://***@h/p"),
+            ("HTTP:/\\user:pw@h/p", "HTTP://***@h/p"),
+            ("https:h/p", "https:h/p"),
         ] {
             assert_eq!(mask_url(text), expected);
         }

@@ -179,7 +179,7 @@ pub(crate) struct RequestLimits {
 }
 
 /// The permissions backend.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BackendSettings {
     /// A YAML file, followed as it changes.
     File(PathBuf),

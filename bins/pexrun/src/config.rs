@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use hostkit::cli::{CommandLine, FileLayer, SettingTable};
 use hostkit::config::{ConfigFiles, value};
+use hostkit::mask::mask_url;
 use hostkit::{Exit, Failure};
 use nix::unistd::{AccessFlags, access};
 use s3cache::{CacheShare, Freshness, HostCache, Settings};
@@ -168,7 +169,10 @@ impl Config {
         table.show("arch", self.arch.clone(), "this host");
         let flags = match self.java_flags.as_slice() {
             [] => "none".to_owned(),
-            flags => flags.join(" "),
+            flags => {
+                let shown: Vec<String> = flags.iter().map(|flag| mask_url(flag)).collect();
+                shown.join(" ")
+            }
         };
         for (key, value) in [
             ("pex-name", self.pex_name.to_string()),

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 pub use summary::complete_check;
 
-use hostkit::Failure;
 use hostkit::cli::{AT_START, FileLayer, SettingOrigin, SettingTable};
 use hostkit::config::ConfigFiles;
 use hostkit::units::{parse_size, parse_timeout};
+use hostkit::{Exit, Failure};
 use serde::Deserialize;
 
 use crate::cache::IndexEntry;
@@ -258,6 +258,21 @@ impl Settings {
             let path = path.as_ref()?;
             Some(NamedFile::new(path, table.locate(setting)))
         };
+        // Verbs do not need what flags require, so that clap does not find this.
+        for (key, missing, is_half) in [
+            ("client-cert", "client-key", args.client_key.is_none()),
+            ("client-key", "client-cert", args.client_cert.is_none()),
+        ] {
+            if is_half && args.client_cert.is_some() != args.client_key.is_some() {
+                let origin = table.origin(key);
+                let exit = match origin {
+                    SettingOrigin::File(_) => Exit::CONFIG,
+                    _ => Exit::USAGE,
+                };
+                return Err(Failure::new(exit, format!("{origin}: missing `{missing}`"))
+                    .remedy("set it too, or remove the setting that requires it"));
+            }
+        }
         let file_only: FileOnly = files.structured()?;
         Ok(Self {
             cache_dir: args.cache_dir.clone(),
@@ -342,17 +357,17 @@ impl StoreAccess {
 
 #[cfg(test)]
 mod tests {
-    use hostkit::Exit;
-
     use super::*;
 
     fn load(yaml: &str, flags: &str) -> Result<Settings, Failure> {
+        load_line(yaml, &format!("b/k {flags}"))
+    }
+
+    fn load_line(yaml: &str, line: &str) -> Result<Settings, Failure> {
         let temp = tempfile::tempdir().unwrap();
         let config = temp.path().join("s3cache.yaml");
         std::fs::write(&config, yaml).unwrap();
-        let words = ["s3cache", "b/k"]
-            .into_iter()
-            .chain(flags.split_whitespace());
+        let words = std::iter::once("s3cache").chain(line.split_whitespace());
         let (_, line) = hostkit::cli::parse::<crate::Args, _>(words).unwrap();
         let files = read_files(Some(&config))?;
         let (args, table) = line.with_files::<crate::Args>(&[file_layer(&files, |_| true)])?;
@@ -392,9 +407,16 @@ mod tests {
     #[test]
     fn half_a_client_certificate_is_refused() {
         for (key, missing) in [("client-cert", "client-key"), ("client-key", "client-cert")] {
-            let failure = load(&format!("{key}: /x.pem\n"), "").unwrap_err();
-            assert_eq!(failure.exit(), Exit::CONFIG);
-            let text = format!("s3cache.yaml:1: missing `{missing}`");
+            let yaml = format!("cache-dir: /c\n{key}: /x.pem\n");
+            for line in ["b/k", "ls s3://b/", "exists b/k", "stats"] {
+                let failure = load_line(&yaml, line).unwrap_err();
+                assert_eq!(failure.exit(), Exit::CONFIG, "{line}");
+                let text = format!("s3cache.yaml:2: missing `{missing}`");
+                assert!(failure.to_string().contains(&text), "{line}: {failure}");
+            }
+            let failure = load_line("", &format!("--{key}=/x exists b/k")).unwrap_err();
+            assert_eq!(failure.exit(), Exit::USAGE);
+            let text = format!("--{key}: missing `{missing}`");
             assert!(failure.to_string().contains(&text), "{failure}");
         }
     }
@@ -431,6 +453,10 @@ mod tests {
             (
                 "endpoint-url: http://me:hunter2@h",
                 "credentials in an endpoint",
+            ),
+            (
+                "endpoint-url: me:hunter2@minio:9000",
+                "invalid value `***@minio:9000`: \"minio:9000\" has no scheme",
             ),
             ("path-style: perhaps", "`path-style`"),
             ("trusted-uids: [bob]", "`trusted-uids`: invalid value"),

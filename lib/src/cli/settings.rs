@@ -25,6 +25,8 @@ pub(super) struct Declaration {
     key: String,
     kind: ValueKind,
     is_list: bool,
+    /// Whether its value is a text as it is written, and not a boolean, number, size or duration.
+    is_text: bool,
     delimiter: Option<char>,
     variable: Option<String>,
     is_reloadable: bool,
@@ -176,6 +178,9 @@ impl fmt::Display for SettingTable {
     }
 }
 
+/// The settings that files decide, by the names of their arguments.
+type ChosenSettings<'a> = BTreeMap<&'a str, (&'a Declaration, &'a FileSetting)>;
+
 impl CommandLine {
     /// Puts configuration files below the command line and the environment, the strongest first.
     ///
@@ -187,22 +192,7 @@ impl CommandLine {
         layers: &[FileLayer<'_>],
     ) -> Result<(T, SettingTable), Failure> {
         let chosen = self.choose::<T>(layers)?;
-        let mut argv: Vec<OsString> = self.argv.iter().take(1).cloned().collect();
-        for (declaration, setting) in chosen.values() {
-            let Declaration {
-                key,
-                is_list,
-                delimiter,
-                ..
-            } = declaration;
-            let texts = setting.texts(key, *is_list, *delimiter)?;
-            argv.extend(
-                texts
-                    .iter()
-                    .map(|part| format!("--{key}={}", part.text).into()),
-            );
-        }
-        argv.extend(self.argv.iter().skip(1).cloned());
+        let argv = self.line_with(chosen.values())?;
         let command = prepared::<T>(&self.argv, self.has_environment);
         let mut command =
             command.mut_args(|arg| match chosen.contains_key(arg.get_id().as_str()) {
@@ -212,7 +202,12 @@ impl CommandLine {
                     .default_values(std::iter::empty::<&str>()),
                 false => arg,
             });
-        let refused = |error: clap::Error| explain_file_value(&chosen, &error);
+        let refused = |error: clap::Error| match error.kind() {
+            ErrorKind::MissingRequiredArgument => {
+                explain_missing(&error, self.requiring::<T>(&chosen))
+            }
+            _ => explain_file_value(&chosen, &error),
+        };
         let matches = command.try_get_matches_from_mut(&argv).map_err(refused)?;
         let args = T::from_arg_matches(&matches).map_err(refused)?;
         let settings = self.declarations.iter().map(|declaration| {
@@ -224,11 +219,49 @@ impl CommandLine {
         Ok((args, SettingTable(settings.collect())))
     }
 
+    /// The command line with settings of files as flags in front.
+    fn line_with<'a>(
+        &self,
+        settings: impl Iterator<Item = &'a (&'a Declaration, &'a FileSetting)>,
+    ) -> Result<Vec<OsString>, Failure> {
+        let mut argv: Vec<OsString> = self.argv.iter().take(1).cloned().collect();
+        for (declaration, setting) in settings {
+            let Declaration {
+                key,
+                is_list,
+                is_text,
+                delimiter,
+                ..
+            } = declaration;
+            let texts = setting.texts(key, *is_list, *delimiter, *is_text)?;
+            argv.extend(
+                texts
+                    .iter()
+                    .map(|part| format!("--{key}={}", part.text).into()),
+            );
+        }
+        argv.extend(self.argv.iter().skip(1).cloned());
+        Ok(argv)
+    }
+
+    /// The setting of a file that requires one that is missing.
+    fn requiring<'a, T: Tool>(&self, chosen: &ChosenSettings<'a>) -> Option<&'a FileSetting> {
+        let requires = |setting: &&(&Declaration, &FileSetting)| {
+            let argv = self
+                .line_with(std::iter::once(*setting))
+                .unwrap_or_default();
+            let command = prepared::<T>(&self.argv, self.has_environment);
+            let parsed = command.try_get_matches_from(argv);
+            parsed.is_err_and(|error| error.kind() == ErrorKind::MissingRequiredArgument)
+        };
+        chosen.values().find(requires).map(|(_, setting)| *setting)
+    }
+
     /// The settings that the files decide.
     fn choose<'a, T: Tool>(
         &'a self,
         layers: &[FileLayer<'a>],
-    ) -> Result<BTreeMap<&'a str, (&'a Declaration, &'a FileSetting)>, Failure> {
+    ) -> Result<ChosenSettings<'a>, Failure> {
         let mut chosen = BTreeMap::new();
         let mut decided_groups: Vec<bool> = T::EXCLUSIVE
             .iter()
@@ -353,6 +386,15 @@ pub(super) fn declarations(command: &Command) -> Vec<Declaration> {
                 _ => ValueKind::Text,
             },
             is_list: matches!(arg.get_action(), ArgAction::Append),
+            is_text: ![
+                TypeId::of::<bool>(),
+                TypeId::of::<u16>(),
+                TypeId::of::<u32>(),
+                TypeId::of::<u64>(),
+                TypeId::of::<Duration>(),
+            ]
+            .iter()
+            .any(|typed| parser == *typed),
             delimiter: arg.get_value_delimiter(),
             variable: arg
                 .get_env()
@@ -364,36 +406,49 @@ pub(super) fn declarations(command: &Command) -> Vec<Declaration> {
 }
 
 /// The error of a value of a file. The command line alone was right, so that only a file's text can be wrong.
-fn explain_file_value(
-    chosen: &BTreeMap<&str, (&Declaration, &FileSetting)>,
-    error: &clap::Error,
-) -> Failure {
-    let context = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => text.clone(),
-        Some(ContextValue::Strings(texts)) => texts.join(", "),
-        _ => String::new(),
-    };
+fn explain_file_value(chosen: &ChosenSettings<'_>, error: &clap::Error) -> Failure {
+    let context = |kind| error_context(error, kind);
     let flag = context(ContextKind::InvalidArg);
-    let flag = flag.trim_start_matches("--");
-    let key = &flag[..flag.find(['=', ' ', '[']).unwrap_or(flag.len())];
+    let key = flag_name(&flag);
     let found = chosen.values().find(|(declared, _)| declared.key == key);
     let source = std::error::Error::source(error).map(ToString::to_string);
-    match (found, error.kind()) {
-        (Some((_, setting)), _) => {
+    match found {
+        Some((_, setting)) => {
             let why = match source {
                 Some(source) => source,
                 None => format!("expected one of {}", context(ContextKind::ValidValue)),
             };
             setting.invalid(key, &context(ContextKind::InvalidValue), &why)
         }
-        (None, ErrorKind::MissingRequiredArgument) => {
-            let file = chosen.values().next().map(|(_, setting)| setting.line());
-            let file = file.unwrap_or_default();
-            Failure::new(Exit::CONFIG, format!("{file}: missing `{key}`"))
-                .remedy("set it too, or remove the setting that requires it")
+        None => {
+            Failure::new(Exit::CONFIG, "cannot use the configuration").because(error.to_string())
         }
-        _ => Failure::new(Exit::CONFIG, "cannot use the configuration").because(error.to_string()),
     }
+}
+
+/// The error of a setting that requires another one.
+fn explain_missing(error: &clap::Error, requiring: Option<&FileSetting>) -> Failure {
+    let flag = error_context(error, ContextKind::InvalidArg);
+    let place = requiring.map_or_else(String::new, |setting| format!("{}: ", setting.line()));
+    Failure::new(
+        Exit::CONFIG,
+        format!("{place}missing `{}`", flag_name(&flag)),
+    )
+    .remedy("set it too, or remove the setting that requires it")
+}
+
+fn error_context(error: &clap::Error, kind: ContextKind) -> String {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    }
+}
+
+/// `--name <VALUE>` and `--name[=<BOOL>]` without what is around the name.
+fn flag_name(shown: &str) -> &str {
+    let flag = shown.trim_start_matches("--");
+    &flag[..flag.find(['=', ' ', '[']).unwrap_or(flag.len())]
 }
 
 #[cfg(test)]

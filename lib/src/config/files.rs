@@ -45,6 +45,8 @@ enum FileValue {
 #[derive(Debug, Clone)]
 pub(crate) struct SettingText {
     pub(crate) text: String,
+    /// How a number or boolean is written, which is its value where a text is expected: `profile: 012345678901`.
+    written: Option<String>,
     at: Location,
 }
 
@@ -73,7 +75,7 @@ impl ConfigFiles {
                 let setting = FileSetting {
                     file: file.clone(),
                     key: key.referenced,
-                    value,
+                    value: FileValue::new(value, &text),
                 };
                 read_files.settings.insert(key.value, setting);
             }
@@ -134,30 +136,41 @@ impl FileSetting {
         format!("{}:{}", self.file.display(), self.key.line())
     }
 
-    /// The texts of the value: those of a list as they are, a scalar split at `delimiter`.
+    /// The texts of the value: those of a list as they are, a scalar split at `delimiter`. With `as_written` a number or
+    /// boolean is the text that the file has.
     pub(crate) fn texts(
         &self,
         key: &str,
         is_list: bool,
         delimiter: Option<char>,
+        as_written: bool,
     ) -> Result<Vec<SettingText>, Failure> {
         let expected = match is_list {
             true => "expected a list, or a text with commas",
             false => "expected one text, number or boolean",
         };
+        let value_text = |part: &SettingText| match &part.written {
+            Some(written) if as_written => SettingText {
+                text: written.clone(),
+                ..part.clone()
+            },
+            _ => part.clone(),
+        };
         let texts = match &self.value {
             FileValue::Scalar(whole) => match delimiter {
                 Some(delimiter) => {
+                    let whole = value_text(whole);
                     let parts = whole.text.split(delimiter).map(str::trim);
                     let part = |part: &str| SettingText {
                         text: part.to_owned(),
+                        written: None,
                         at: whole.at,
                     };
                     parts.map(part).collect()
                 }
-                None => vec![whole.clone()],
+                None => vec![value_text(whole)],
             },
-            FileValue::List(texts) if is_list => texts.clone(),
+            FileValue::List(texts) if is_list => texts.iter().map(value_text).collect(),
             FileValue::List(texts) => {
                 let at = texts.first().map_or(self.key, |first| first.at);
                 return Err(self.error(&at, key, expected));
@@ -181,12 +194,14 @@ impl FileSetting {
             FileValue::Scalar(whole) => whole.at,
             FileValue::List(texts) => texts
                 .iter()
-                .find(|part| part.text == text)
+                .find(|part| part.text == text || part.written.as_deref() == Some(text))
                 .map_or(self.key, |part| part.at),
             FileValue::Structure(at) => *at,
             FileValue::Empty => self.key,
         };
-        let shown = crate::mask::mask_url(text);
+        let shown = crate::mask::mask_refused(text);
+        // A reason may quote the value.
+        let why = why.replace(text, &shown);
         let text = format!("invalid value `{}`: {why}", shown.escape_debug());
         self.error(&at, key, &text)
     }
@@ -202,7 +217,7 @@ impl FileSetting {
 
 /// The outermost map.
 #[derive(Default)]
-struct SettingMap(Vec<(Spanned<String>, FileValue)>);
+struct SettingMap(Vec<(Spanned<String>, Spanned<ParsedValue>)>);
 
 impl<'de> Deserialize<'de> for SettingMap {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -214,9 +229,8 @@ impl<'de> Deserialize<'de> for SettingMap {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut settings = Vec::new();
-                while let Some(key) = map.next_key()? {
-                    let value: Spanned<ParsedValue> = map.next_value()?;
-                    settings.push((key, value.value.at(value.referenced)));
+                while let Some(setting) = map.next_entry()? {
+                    settings.push(setting);
                 }
                 Ok(SettingMap(settings))
             }
@@ -229,39 +243,69 @@ impl<'de> Deserialize<'de> for SettingMap {
 enum ParsedValue {
     Empty,
     Scalar(String),
+    /// A number or boolean, in one spelling.
+    Typed(String),
     List(Vec<Spanned<ParsedValue>>),
     Structure,
 }
 
-impl ParsedValue {
-    fn at(self, at: Location) -> FileValue {
-        match self {
-            Self::Empty => FileValue::Empty,
-            Self::Scalar(text) => FileValue::Scalar(SettingText { text, at }),
-            Self::Structure => FileValue::Structure(at),
-            Self::List(items) => {
-                let text = |item: Spanned<Self>| match item.value {
-                    Self::Scalar(text) => Some(SettingText {
-                        text,
-                        at: item.referenced,
-                    }),
-                    Self::Empty => Some(SettingText {
-                        text: String::new(),
-                        at: item.referenced,
-                    }),
-                    Self::List(_) | Self::Structure => None,
-                };
+impl FileValue {
+    fn new(value: Spanned<ParsedValue>, source: &str) -> Self {
+        let at = value.referenced;
+        match value.value {
+            ParsedValue::Empty => Self::Empty,
+            ParsedValue::Structure => Self::Structure(at),
+            ParsedValue::List(items) => {
                 let place = items
                     .iter()
-                    .find(|item| matches!(item.value, Self::List(_) | Self::Structure))
+                    .find(|item| {
+                        matches!(item.value, ParsedValue::List(_) | ParsedValue::Structure)
+                    })
                     .map(|item| item.referenced);
                 match place {
-                    Some(at) => FileValue::Structure(at),
-                    None => FileValue::List(items.into_iter().filter_map(text).collect()),
+                    Some(at) => Self::Structure(at),
+                    None => Self::List(
+                        items
+                            .into_iter()
+                            .filter_map(|item| SettingText::new(item, source))
+                            .collect(),
+                    ),
                 }
+            }
+            ParsedValue::Scalar(_) | ParsedValue::Typed(_) => {
+                SettingText::new(value, source).map_or(Self::Empty, Self::Scalar)
             }
         }
     }
+}
+
+impl SettingText {
+    fn new(value: Spanned<ParsedValue>, source: &str) -> Option<Self> {
+        let written = match value.value {
+            ParsedValue::Typed(_) => written(&value.defined, source),
+            _ => None,
+        };
+        let text = match value.value {
+            ParsedValue::Scalar(text) | ParsedValue::Typed(text) => text,
+            ParsedValue::Empty => String::new(),
+            ParsedValue::List(_) | ParsedValue::Structure => return None,
+        };
+        Some(Self {
+            text,
+            written,
+            at: value.referenced,
+        })
+    }
+}
+
+/// The characters of a plain scalar. One with a tag has none of its own: `!!int "5"`.
+fn written(at: &Location, source: &str) -> Option<String> {
+    let span = at.span();
+    let begin = usize::try_from(span.byte_offset()?).ok()?;
+    let length = usize::try_from(span.byte_len()?).ok()?;
+    let plain = source.get(begin..begin.checked_add(length)?)?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "+-._".contains(c);
+    (!plain.is_empty() && plain.chars().all(is_plain)).then(|| plain.to_owned())
 }
 
 impl<'de> Deserialize<'de> for ParsedValue {
@@ -282,16 +326,16 @@ impl<'de> Deserialize<'de> for ParsedValue {
                 Ok(ParsedValue::Scalar(text.to_owned()))
             }
             fn visit_bool<E: de::Error>(self, value: bool) -> Result<Self::Value, E> {
-                Ok(ParsedValue::Scalar(value.to_string()))
+                Ok(ParsedValue::Typed(value.to_string()))
             }
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
-                Ok(ParsedValue::Scalar(number.to_string()))
+                Ok(ParsedValue::Typed(number.to_string()))
             }
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
-                Ok(ParsedValue::Scalar(number.to_string()))
+                Ok(ParsedValue::Typed(number.to_string()))
             }
             fn visit_f64<E: de::Error>(self, number: f64) -> Result<Self::Value, E> {
-                Ok(ParsedValue::Scalar(number.to_string()))
+                Ok(ParsedValue::Typed(number.to_string()))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
                 let mut items = Vec::new();

@@ -26,7 +26,11 @@ pub(super) fn add_file_keys(
     let open = rules.open.as_ref().map(|paths| paths.join(", "));
     table.push("open", open.unwrap_or_else(unset), files);
     let host = rules.host_param.clone();
-    table.push("host-param", host.unwrap_or_else(unset), files);
+    let host_key = match files.get("host_param") {
+        Some(_) => "host_param",
+        None => "host-param",
+    };
+    table.push(host_key, host.unwrap_or_else(unset), files);
     let headers = describe_cors(&site.cors);
     if headers.is_empty() {
         table.push("cors", unset(), files);

@@ -407,6 +407,7 @@ fn check_text_shows_each_rule_of_the_file() {
         ),
         ("open: /a", "  /a ("),
         ("host-param: of", "  of ("),
+        ("host_param: of", "  of ("),
         (
             "cors: {allow-origin: '*'}",
             "access-control-allow-origin: * (",
@@ -439,7 +440,7 @@ fn changed_setting_that_needs_a_restart_is_named() {
     for (before, after, expected) in [
         ("port: 1", "port: 2", "port"),
         ("port: 1", "listen: '[::]:2'", "port listen"),
-        ("port: 1", "listen: '[::]:1'", "port listen"),
+        ("port: 1", "listen: '[::]:1'", ""),
         ("port: 1\nlame-duck: 3000ms", "port: 1", ""),
         ("port: 1\nthreads: 1", "port: 1", ""),
         (
@@ -458,6 +459,13 @@ fn changed_setting_that_needs_a_restart_is_named() {
             "access-log drain-timeout",
         ),
         ("port: 1", "port: 1\nadmin: unix:/a\ntimeout: 3", "admin"),
+        ("port: 1\nlisten: '::'", "port: 1\nlisten: ['[::]']", ""),
+        (
+            "port: 1",
+            "port: 1\ncache-prefix: x\nliveconf: /l\naccess-log: plain",
+            "",
+        ),
+        ("port: 1\nthreads: 8000", "port: 1\nthreads: 9000", ""),
     ] {
         assert_eq!(
             names(&format!("{acl}{before}\n"), &format!("{acl}{after}\n")),
@@ -471,6 +479,12 @@ fn changed_setting_that_needs_a_restart_is_named() {
             "port: 1\nacl-server: 'http://h/'\n"
         ),
         "acl-file acl-server"
+    );
+    let server = |url: &str| format!("port: 1\nacl-file: /a\nserver: {url}\n");
+    let of_server = |url: &str| loaded(&format!("right: all\n{}", server(url)), "").unwrap();
+    assert_eq!(
+        restarts(&of_server("http://h:2"), &of_server("http://h:2/")),
+        [""; 0]
     );
     let before = secret_of(&[7; 32]).unwrap();
     let after = secret_of(&[8; 32]).unwrap();

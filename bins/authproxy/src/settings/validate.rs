@@ -104,14 +104,24 @@ pub(crate) fn resolve_rules(
 pub(crate) fn restarts(before: &LoadedSettings, after: &LoadedSettings) -> Vec<String> {
     const SECRET: &str = "cache-secret-file";
     const MEMCACHED: [&str; 4] = ["cache", "memcache-servers", "cache-prefix", SECRET];
-    let mut names = before.table.restarts(&after.table);
-    let secrets = |loaded: &LoadedSettings| {
-        let memcached = loaded.settings.memcached.as_ref();
-        memcached.map(|memcached| memcached.secrets.clone())
+    let (old, new) = (&before.settings, &after.settings);
+    let is_memcached_changed = old.memcached != new.memcached;
+    // Another spelling of a value, or a value that nothing uses, changes nothing.
+    let differs = |name: &String| match name.as_str() {
+        "port" | "listen" => old.listen != new.listen,
+        "server" => old.server != new.server,
+        "threads" => old.threads != new.threads,
+        "access-log" => old.access_log != new.access_log,
+        "acl-file" | "acl-server" | "use-liveconf-aclserver" | "liveconf" => {
+            old.backend != new.backend
+        }
+        name if MEMCACHED.contains(&name) => is_memcached_changed,
+        _ => true,
     };
-    let is_named = names.iter().any(|name| MEMCACHED.contains(&name.as_str()));
+    let mut names = before.table.restarts(&after.table);
+    names.retain(differs);
     // The file is the same, and its contents are not.
-    if !is_named && secrets(before) != secrets(after) {
+    if is_memcached_changed && !names.iter().any(|name| MEMCACHED.contains(&name.as_str())) {
         names.push(SECRET.to_owned());
     }
     names

@@ -4,6 +4,7 @@ use hostkit::Failure;
 use hostkit::cli::SettingTable;
 use hostkit::config::ConfigFiles;
 use hostkit::mask::mask_url;
+use hostkit::units::format_size;
 
 use super::{Settings, TRUSTED_UIDS};
 use crate::source::ArtifactSource;
@@ -56,6 +57,10 @@ pub fn complete_check(
         ),
     ] {
         table.show(name, value, origin);
+    }
+    // A smaller one is raised.
+    if let Some(size) = settings.part_size {
+        table.show("part-size", format_size(size), "default");
     }
     let uids: Vec<String> = settings.trusted_uids.iter().map(u32::to_string).collect();
     let uids = match uids.is_empty() {

@@ -116,6 +116,32 @@ fn lists_replace_the_default_and_keep_the_delimiter_in_their_texts() {
 }
 
 #[test]
+fn number_or_boolean_is_a_text_as_it_is_written() {
+    for (text, expected) in [
+        ("name: 012345678901\n", &["012345678901"][..]),
+        (
+            "name: [1.10, 1e5, True, 0x10, 1_000, +5, 5]\n",
+            &["1.10", "1e5", "True", "0x10", "1_000", "+5", "5"],
+        ),
+        (
+            "\u{feff}# \u{e9}\r\nname: [\u{e9}, 007]\r\n",
+            &["\u{e9}", "007"],
+        ),
+        ("port: &p 0x7\nname: *p\n", &["0x7"]),
+        ("name: !!int \"5\"\n", &["5"]),
+        ("name: 1.10, 2.0\n", &["1.10", "2.0"]),
+    ] {
+        assert_eq!(layered("", &[text]).unwrap().0.name, expected, "{text}");
+    }
+    let (args, _) = layered("", &["port: 0x10\ntimeout: 1e1\nacl-file: 1.0\n"]).unwrap();
+    assert_eq!(
+        (args.port, args.timeout),
+        (Some(16), Duration::from_secs(10))
+    );
+    assert_eq!(args.acl_file, Some(PathBuf::from("1.0")));
+}
+
+#[test]
 fn first_layer_that_names_one_of_an_exclusive_group_decides() {
     let both = &["acl-file: /a\n", "acl-server: b\n"][..];
     for (line, texts, file, server) in [
@@ -182,8 +208,12 @@ fn invalid_value_of_a_file_is_an_error_with_file_line_column_key_and_reason() {
         ("port: {a: 1}\n", "t0.yaml:1:7: `port`: expected one text"),
         ("port: [\n", "t0.yaml:"),
         (
-            "client-cert: /x\n",
-            "t0.yaml:1: missing `client-key`: set it too",
+            "acl-file: /a\nclient-cert: /x\nmax-size: 1\n",
+            "t0.yaml:2: missing `client-key`: set it too",
+        ),
+        (
+            "acl-server: x\nmax-size: user:secret@h\n",
+            "t0.yaml:2:11: `max-size`: invalid value `***@h`: unknown unit \"***@h\"",
         ),
         (
             "port: 1\nport: 2\n",

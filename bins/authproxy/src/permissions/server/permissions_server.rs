@@ -88,7 +88,10 @@ impl From<ClientError> for QueryError {
 impl PermissionsServer {
     pub(super) fn new(url: &Url) -> Result<Self, String> {
         let masked_url = hostkit::mask::mask_url(url.as_str());
-        let invalid = |why: &str| format!("invalid permissions server {masked_url}: {why}");
+        let invalid = |why: &str| {
+            let shown = hostkit::mask::mask_refused(url.as_str());
+            format!("invalid permissions server {shown}: {why}")
+        };
         let (address, tls_name, host, target) = match url.scheme() {
             "unix" => {
                 if url.has_host() || !url.path().starts_with('/') {
