@@ -354,7 +354,7 @@ fn check_prints_effective_settings_and_writes_nothing() {
     let shown = shown.exits(0).stdout;
     for row in [
         "region           us-east-1 (implied by the endpoint)\n",
-        "require-sidecar  no (HOSTKIT_S3CACHE_REQUIRE_SIDECAR)\n",
+        "require-sidecar  false (HOSTKIT_S3CACHE_REQUIRE_SIDECAR)\n",
     ] {
         assert!(shown.contains(row), "{row} in {shown}");
     }

@@ -341,7 +341,7 @@ fn the_doctor_finds_what_is_not_permitted() {
     assert!(socket.to_string().contains("level admin"), "{socket}");
     let registries = check("registries").to_string();
     assert!(
-        registries.contains("eightball") && registries.contains("may not read it"),
+        registries.contains("eightball") && registries.contains("permission denied"),
         "{registries}"
     );
 }
