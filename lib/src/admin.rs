@@ -23,7 +23,7 @@ pub use listener::AdminListener;
 /// The flag of every daemon.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct AdminFlags {
-    /// Address of /status and /metrics: 127.0.0.1:PORT or unix:PATH [default: none]
+    /// Address of /status and /metrics: 127.0.0.1:PORT or unix:PATH; off by default
     #[arg(long, value_name = "ADDRESS", help_heading = "Admin", group = AT_START)]
     pub admin: Option<AdminAddress>,
 }

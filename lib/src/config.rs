@@ -142,7 +142,7 @@ pub fn explain(file: &Path, error: &serde_saphyr::Error) -> Failure {
         let failure = Failure::new(Exit::CONFIG, format!("{place}: unknown key `{field}`"));
         return match nearest(field, expected.iter().copied()) {
             Some(key) => failure.remedy(format!("did you mean `{key}`?")),
-            None => failure.remedy(format!("the keys are {}", expected.join(", "))),
+            None => failure.remedy(format!("valid keys: {}", expected.join(", "))),
         };
     }
     let text = message(error);
@@ -288,7 +288,7 @@ mod tests {
     fn unlike_key_is_not_suggested() {
         let temp = tree(&[("t.yaml", "endpoint-url: x\n")]);
         let text = load_from(temp.path()).unwrap_err().to_string();
-        assert!(text.contains("the keys are cache-dir, max-size"), "{text}");
+        assert!(text.contains("valid keys: cache-dir, max-size"), "{text}");
     }
 
     #[test]

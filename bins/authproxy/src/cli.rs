@@ -17,6 +17,7 @@ use url::Url;
 use crate::request_validation;
 use crate::settings::{
     AccessLogOption, ListenAddress, PreflightPolicy, TrustedNetwork, UpstreamAddress,
+    parse_permissions_url,
 };
 
 /// Bounds of `--max-head`, in bytes.
@@ -33,7 +34,7 @@ const BACKENDS: &[&str] = &["acl-file", "acl-server", "use-liveconf-aclserver"];
 /// Checks the API key of every request, and forwards the request to the upstream server.
 ///
 /// A key comes in the header X-API-Key, as `Authorization: Bearer KEY` or `ApiKey KEY`, or in the query as apikey=KEY.
-/// The permissions backend has the rights of each key: one of --acl-file, --acl-server and --use-liveconf-aclserver.
+/// The permissions backend, named by --acl-file, --acl-server or --use-liveconf-aclserver, has the rights of each key.
 /// Results are cached in the process and, with --cache, in memcached. A request without a key is answered with 401, one
 /// whose key lacks a right with 403, and with 503 while the backend is unavailable.
 ///
@@ -62,7 +63,7 @@ pub struct Args {
 /// What it does instead of proxying.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub(crate) enum Verb {
-    /// Make, list, rotate, revoke, hash or check API keys
+    /// Create, list, rotate, revoke, hash or check API keys
     #[command(subcommand)]
     Key(crate::key::KeyVerb),
     /// Serve an ACL file to the authproxies of other hosts
@@ -93,14 +94,15 @@ pub(crate) struct ProxyFlags {
     #[arg(long, value_name = "PATH", group = RELOADABLE)]
     pub(crate) health_path: Option<String>,
     /// One line per request on stderr; by default plain, or json with --logstash-format
-    #[arg(long, value_name = "SHAPE", group = AT_START)]
+    #[arg(long, value_name = "FORMAT", group = AT_START)]
     pub(crate) access_log: Option<AccessLogOption>,
 
     /// YAML file of keys, followed as it changes
     #[arg(long, value_name = "FILE", help_heading = "Permissions backend", group = AT_START)]
     pub(crate) acl_file: Option<PathBuf>,
     /// Permissions servers (http, https, unix:/PATH), tried in this order. Repeatable, or with commas
-    #[arg(long, value_name = "URL", value_delimiter = ',', help_heading = "Permissions backend", group = AT_START)]
+    #[arg(long, value_name = "URL", value_delimiter = ',', value_parser = parse_permissions_url,
+          help_heading = "Permissions backend", group = AT_START)]
     pub(crate) acl_server: Vec<Url>,
     /// Use the permissions servers under `aclserver` in the --liveconf file, followed as it changes
     #[arg(long, help_heading = "Permissions backend", group = AT_START)]
@@ -163,13 +165,12 @@ pub(crate) struct ProxyFlags {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = PRIVATE_NETWORKS, help_heading = "Keys",
           group = RELOADABLE, hide_short_help = true)]
     pub(crate) trusted_proxies: Vec<TrustedNetwork>,
-    /// Headers set by proxies in front, beside X-SSL-*, X-Forwarded-*, X-Real-IP and X-Request-Id: a request whose
-    /// Connection header names one is invalid (400). With commas; `*` at the end matches all with that prefix
+    /// Headers that proxies in front set, besides X-SSL-* and X-Forwarded-*: a Connection header that names one is
+    /// answered with 400. With commas; `*` at the end matches any rest
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Keys", group = RELOADABLE,
           hide_short_help = true)]
     pub(crate) protected_headers: Vec<String>,
-    /// CORS preflights, which carry no key: require a key, answer them from `cors` in the file, or pass them to the
-    /// upstream server; by default answer if there is `cors`, else off
+    /// Handling of CORS preflights, which carry no key; by default answer if the file has `cors`, else off
     #[arg(long, value_name = "MODE", help_heading = "Keys", group = RELOADABLE, hide_short_help = true)]
     pub(crate) cors_preflight: Option<PreflightPolicy>,
 
@@ -201,8 +202,8 @@ pub(crate) struct ProxyFlags {
     #[arg(long, value_name = "N", default_value = "20000", value_parser = value_parser!(u32).range(1..=MAX_COUNT),
           help_heading = "Limits", group = AT_START, hide_short_help = true)]
     pub(crate) max_connections: u32,
-    /// Upstream connections per thread, shared fairly between keys. As many requests again wait; more are answered with
-    /// 503, and with 429 for a key that fills half of these places
+    /// Upstream connections per thread, shared fairly between keys, and length of the queue for them. If it is full:
+    /// 503; for a key that fills half of it: 429
     #[arg(long, value_name = "N", default_value = "1024", value_parser = value_parser!(u32).range(1..=MAX_COUNT),
           help_heading = "Limits", group = AT_START, hide_short_help = true)]
     pub(crate) server_connections: u32,

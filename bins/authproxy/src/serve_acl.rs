@@ -41,7 +41,7 @@ pub(crate) struct ServeAcl {
     /// Address to listen on
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9402")]
     pub listen: SocketAddr,
-    /// Read and validate the file, print a summary, and stop
+    /// Validate the file, print a summary, and exit
     #[arg(long)]
     pub check: bool,
     /// How long requests under way may take at the end.

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use address::{ListenAddress, TrustedNetwork, UpstreamAddress};
+pub(crate) use address::{ListenAddress, TrustedNetwork, UpstreamAddress, parse_permissions_url};
 pub(crate) use live::{LiveSettings, SettingsView};
 pub(crate) use summary::describe_effects;
 pub(crate) use validate::resolve_rules;
@@ -44,7 +44,7 @@ pub(crate) struct Settings {
     pub cache: CacheSettings,
     /// The part of the cache that is shared with other hosts.
     pub memcached: Option<MemcachedSettings>,
-    /// Time after the begin of a shutdown in which new connections are accepted.
+    /// Time after the start of a shutdown in which new connections are accepted.
     pub lame_duck: Duration,
     /// Time after that to finish requests.
     pub drain_timeout: Duration,

@@ -48,8 +48,7 @@ const MAX_BEFORE_BODY: usize = 256 << 10;
 const NO_FINAL_RESPONSE: InvalidResponse = InvalidResponse("no final response within 256 KiB");
 
 /// The client has most likely disconnected.
-const INCOMPLETE_REQUEST_BODY: RequestError =
-    RequestError::InvalidRequest("the body ended before its end");
+const INCOMPLETE_REQUEST_BODY: RequestError = RequestError::InvalidRequest("the body ended early");
 
 /// In boxes, because connections move between pool and exchanges.
 type IdleConnections = Vec<Box<UpstreamConnection>>;

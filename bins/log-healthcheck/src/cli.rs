@@ -17,7 +17,7 @@ the file's modification time at the first check that finds it.
 
 Exit codes of Nagios: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (also for an invalid command line).";
 
-/// Checks that a log line with a given prefix was written recently
+/// Checks that a log line with a given prefix was written within the last N seconds
 ///
 /// Without --port it checks once and returns the result as exit code, for Aurora's shell checks and for Nagios.
 #[derive(Debug, Clone, Parser)]

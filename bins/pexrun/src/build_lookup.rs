@@ -42,8 +42,9 @@ pub(crate) fn build(config: &Config, job: &str, version: &str) -> Result<CachedB
             RepositoryResult::Found(blob) => {
                 for failure in &failures {
                     warn!(
-                        "{failure}; found it in {}",
-                        hostkit::mask::mask_url(repository)
+                        error = %failure,
+                        repository = hostkit::mask::mask_url(repository),
+                        "cannot search a repository; the build was found in another one"
                     );
                 }
                 return Ok(*blob);
@@ -68,11 +69,13 @@ pub(crate) fn build(config: &Config, job: &str, version: &str) -> Result<CachedB
             Ok(None) => {}
             Ok(Some(blob)) => {
                 for failure in &failures {
-                    warn!("{failure}");
+                    warn!(error = %failure, "cannot list a repository");
                 }
                 warn!(
-                    "cannot list the builds of {job}; running the only cached one whose hash starts with {version}, {}",
-                    blob.entry.source
+                    job,
+                    version,
+                    source = %blob.entry.source,
+                    "cannot list the builds; running the only cached one whose hash starts with the version"
                 );
                 return Ok(blob);
             }
@@ -215,7 +218,7 @@ fn from_repository(
             && let Some(blob) = cached::any_name(config, repository, names)?
         {
             for failure in &failures {
-                warn!("{failure}; using the cached copy, which may be outdated");
+                warn!(error = %failure, "cannot fetch the build; using the cached copy, which may be outdated");
             }
             return Ok(RepositoryResult::Found(Box::new(blob)));
         }

@@ -234,7 +234,7 @@ fn writable_cache(settings: &mut Settings, own: Option<PathBuf>) -> Vec<CacheSha
         },
     };
     if let Some(own) = own {
-        debug!("{why}: using a cache of one's own below {}", own.display());
+        debug!(error = why, path = %own.display(), "cannot use the shared cache; using the user's own");
         settings.cache_dir = own.join("hostkit/s3cache");
     }
     readable

@@ -170,7 +170,7 @@ fn pex_root(config: &Config, blob: &CachedBlob) -> Option<(PathBuf, [File; 2])> 
 pub(crate) fn warm(config: &Config, blob: CachedBlob) -> Result<Exit, Failure> {
     let path = blob.path.clone();
     if !blob.is_pex() {
-        debug!("{} is not a pex, and needs no unpacking", path.display());
+        debug!(path = %path.display(), "the build is not a pex; nothing to unpack");
         return Ok(Exit::OK);
     }
     check(&path)?;

@@ -105,7 +105,9 @@ pub(crate) fn run(config: &Config, args: &Args, cached_only: bool) -> Result<Exi
     if truncated {
         let job = job.unwrap_or_default();
         warn!(
-            "only the {limit} builds of {job} that were published last are listed; raise --limit to see older ones"
+            job,
+            limit,
+            "only the builds that were published last are listed; raise --limit to see older ones"
         );
         if args.json {
             stdout::print_json(&json!({"job": job, "truncated": true, "limit": limit}))?;
@@ -164,7 +166,7 @@ fn published(config: &Config, job: &str, limit: usize) -> Result<NewestBuilds, F
             })
         }
         Some(failure) => {
-            warn!("{failure}; listing the other repositories");
+            warn!(error = %failure, "cannot list a repository; listing the others");
             Ok(newest)
         }
         None => Ok(newest),

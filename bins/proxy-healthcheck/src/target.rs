@@ -29,7 +29,10 @@ impl HttpTarget {
     /// The defect, and what to write instead.
     pub(crate) fn parse(text: &str, test_port: Option<u16>) -> Result<Self, String> {
         if !text.starts_with('/') {
-            return Self::parse_absolute(text);
+            return Self::parse_absolute(
+                text,
+                "write a path that begins with /, or http://HOST:PORT/PATH",
+            );
         }
         let port = test_port.ok_or("a path needs --test-port, the port of the server")?;
         let address = HostPort::local(port);
@@ -47,6 +50,7 @@ impl HttpTarget {
     /// # Errors
     /// The defect, and what to write instead.
     pub(crate) fn parse_notification(text: &str) -> Result<Self, String> {
+        let remedy = "write http://127.0.0.1:PORT/PATH, or unix:PATH";
         match text.strip_prefix("unix:") {
             Some("") => Err("write a path behind `unix:`".to_owned()),
             Some(path) => Ok(Self {
@@ -54,15 +58,12 @@ impl HttpTarget {
                 path: DRAIN_PATH,
                 host_header: HeaderValue::from_static("localhost"),
             }),
-            None if text.starts_with('/') => {
-                Err("write http://127.0.0.1:PORT/PATH, or unix:PATH".to_owned())
-            }
-            None => Self::parse_absolute(text),
+            None if text.starts_with('/') => Err(remedy.to_owned()),
+            None => Self::parse_absolute(text, remedy),
         }
     }
 
-    fn parse_absolute(text: &str) -> Result<Self, String> {
-        let remedy = "write a path that begins with /, or http://HOST:PORT/PATH";
+    fn parse_absolute(text: &str, remedy: &str) -> Result<Self, String> {
         let (text, zone) = split_zone(without_fragment(text));
         let uri: Uri = text.parse().map_err(|error| format!("{error}: {remedy}"))?;
         match uri.scheme_str() {
@@ -266,8 +267,15 @@ mod tests {
                 text
             );
         }
-        for text in ["unix:", "/run/x.sock", "https://h/", ""] {
+        for text in ["unix:", "https://h/"] {
             assert!(HttpTarget::parse_notification(text).is_err(), "{text}");
+        }
+        for text in ["/run/x.sock", "127.0.0.1:9101", ""] {
+            let error = HttpTarget::parse_notification(text).unwrap_err();
+            assert!(
+                error.ends_with("write http://127.0.0.1:PORT/PATH, or unix:PATH"),
+                "{error}"
+            );
         }
     }
 

@@ -26,7 +26,7 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 ok, 2 usage, 65 corrupt, 66 not found, 69 unreachable, 73 cannot write, 74 I/O error, 75 try again,
 77 denied, 78 bad configuration.";
 
-/// Fetch an artifact once per host, verify it, keep it, and copy it into place
+/// Fetch an artifact once per host, verify it, cache it, and copy it into place
 #[derive(Debug, Parser)]
 #[command(
     after_help = format!("{SOURCES}\n\n{EXIT_CODES}"),

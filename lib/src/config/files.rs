@@ -120,7 +120,7 @@ impl ConfigFiles {
         );
         Err(match nearest(key, keys.iter().copied()) {
             Some(key) => failure.remedy(format!("did you mean `{key}`?")),
-            None => failure.remedy(format!("the keys are {}", keys.join(", "))),
+            None => failure.remedy(format!("valid keys: {}", keys.join(", "))),
         })
     }
 }

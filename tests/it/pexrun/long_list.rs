@@ -58,7 +58,8 @@ fn newest_builds_of_all_pages_are_listed() {
     assert_eq!(rows[0], "job 0011999a 2015-07-06T03:19:59Z");
     assert_eq!(rows[9999], "job 0002000a 2015-07-06T00:33:20Z");
     outcome
-        .logs("only the 10000 builds of job that were published last")
+        .logs("only the builds that were published last are listed")
+        .logs("limit=10000")
         .logs("raise --limit");
     let all = run(&host, &s3, &["--list", "job", "--limit=12000"]).exits(0);
     assert_eq!(all.stdout.lines().count(), 12_000);

@@ -150,7 +150,7 @@ fn check_prints_effective_settings_and_writes_nothing() {
         ),
         (
             "ca-file: /x",
-            "3:1: unknown key `ca-file`: the keys are repository",
+            "3:1: unknown key `ca-file`: valid keys: repository",
         ),
         ("region: x", "missing repository"),
         ("repository: ''", "3:13: `repository`: invalid empty value"),

@@ -44,7 +44,7 @@ pub(crate) struct KeyCheckArgs {
     #[arg(long, value_name = "FILE", group = "backend")]
     acl_file: Option<PathBuf>,
     /// Permissions backend: http or https URLs, queried in this order; repeatable or comma-separated
-    #[arg(long, value_name = "URL", value_delimiter = ',', group = "backend")]
+    #[arg(long, value_name = "URL", value_delimiter = ',', value_parser = settings::parse_permissions_url, group = "backend")]
     acl_server: Option<Vec<Url>>,
     /// Rights that the request requires, as --right of the daemon; repeatable or comma-separated
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -132,7 +132,9 @@ async fn look_up(backend: BackendSettings, key: KeyHash) -> Result<Option<Arc<Gr
         }
     };
     let response = backend.look_up(key).await.map_err(|error| {
-        Failure::new(Exit::UNAVAILABLE, "permissions backend unavailable").because(error)
+        Failure::new(Exit::UNAVAILABLE, "permissions backend unavailable")
+            .remedy("check its URL, and that it runs")
+            .because(error)
     })?;
     Ok(response.grant)
 }

@@ -142,7 +142,7 @@ impl HeadScanner {
                 .iter()
                 .any(|name| method.eq_ignore_ascii_case(name.as_bytes()))
         {
-            return invalid("the method is a standard method in another case");
+            return invalid("a standard method must be in upper case");
         }
         let target = at.end - rest.len();
         let length = match rest {
@@ -213,7 +213,7 @@ impl HeadScanner {
             return invalid("Host was sent more than once");
         }
         if !is_authority(value) {
-            return invalid("Host is not a host with or without a port");
+            return invalid("the Host header is not HOST or HOST:PORT");
         }
         match &self.authority {
             Some(target) if !bytes[target.clone()].eq_ignore_ascii_case(value) => {

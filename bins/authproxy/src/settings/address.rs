@@ -6,6 +6,19 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use url::Url;
+
+/// Parses the URL of a permissions server.
+///
+/// # Errors
+/// The defect, and what to write instead.
+pub(crate) fn parse_permissions_url(text: &str) -> Result<Url, String> {
+    let remedy = "write http://HOST:PORT/, https://HOST/ or unix:/PATH";
+    text.parse().map_err(|error| match error {
+        url::ParseError::RelativeUrlWithoutBase => remedy.to_owned(),
+        error => format!("{error}: {remedy}"),
+    })
+}
 
 /// The upstream server. HTTP/1.1 without TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +158,7 @@ impl TrustedNetwork {
             })
             .collect();
         match networks.len() < list.len() && list.len() > 1 {
-            true => Err("`none` does not stand alone".to_owned()),
+            true => Err("`none` is listed beside a network".to_owned()),
             false => Ok(networks),
         }
     }

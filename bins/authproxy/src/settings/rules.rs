@@ -103,7 +103,7 @@ pub(super) fn complete(rules: &AccessRules) -> Result<(), SettingError> {
     let everything = |route: &RouteRule| route.prefix == "/" && route.methods.is_empty();
     if rules.rights.is_empty() && !rules.routes.iter().any(everything) {
         return Err(wrong(
-            "missing --right: every request must need a right",
+            "missing --right",
             "give --right=NAME, or a route for the path / in the configuration file",
         ));
     }
@@ -213,7 +213,7 @@ pub(super) fn cors(file_rules: &FileRules) -> Result<CorsPolicy, SettingError> {
             .ok_or_else(|| {
                 wrong(
                     format!("cors: unknown key `{key}`"),
-                    format!("the keys are {}", CORS.join(", ")),
+                    format!("valid keys: {}", CORS.join(", ")),
                 )
             })?;
         let value = |text: &str| {

@@ -135,6 +135,17 @@ fn every_flag_is_a_key_of_the_file() {
 }
 
 #[test]
+fn permissions_url_without_a_scheme_is_an_error_with_a_remedy() {
+    for text in ["localhost", "acl.example.com/", "http://"] {
+        let error = parse_permissions_url(text).unwrap_err();
+        assert!(
+            error.ends_with("write http://HOST:PORT/, https://HOST/ or unix:/PATH"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn command_line_without_a_file_is_complete() {
     let line = "authproxy --port=80 --server=http://localhost:81 --right=a,b --right=c --acl-file=/acl --threads=1";
     let (args, parsed) = hostkit::cli::parse::<crate::Args, _>(line.split_whitespace()).unwrap();

@@ -141,7 +141,10 @@ impl<'a> GcRun<'a> {
     fn check_keep_free(&mut self) -> io::Result<()> {
         let (free, held) = (self.free()?, self.held.iter().sum());
         if let Some(why) = space::cannot_keep_free(free, held, self.keep_free, 0) {
-            warn!("{why}; nothing was evicted to reach it");
+            warn!(
+                error = why,
+                "nothing is evicted for --keep-free, which cannot be reached"
+            );
             self.keep_free = 0;
         }
         Ok(())

@@ -166,7 +166,7 @@ fn invalid_value_of_a_file_is_an_error_with_file_line_column_key_and_reason() {
     for (text, message) in [
         (
             "zzz: 1\nprot: 2\n",
-            "t0.yaml:1:1: unknown key `zzz`: the keys are timeout",
+            "t0.yaml:1:1: unknown key `zzz`: valid keys: timeout",
         ),
         (
             "cache: no\nprot: 2\n",

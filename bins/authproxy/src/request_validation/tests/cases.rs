@@ -289,7 +289,7 @@ pub(super) const INVALID_BODIES: &[(&str, &str)] = &[
 ];
 
 const METHOD: &str = "the request line does not begin with a method and one space";
-const CASE: &str = "the method is a standard method in another case";
+const CASE: &str = "a standard method must be in upper case";
 const TARGET: &str = "the request target is neither a path nor an http URL";
 const TARGET_HOST: &str = "the request target has no valid host";
 const CHARACTER: &str = "the request target has a character that must be percent-encoded";
@@ -300,7 +300,7 @@ const CONTROL: &str = "the request has a control character";
 const FOLD: &str = "a header continues on a second line";
 const SPACE: &str = "white space between a header's name and the colon";
 const NAME: &str = "invalid character in a header's name";
-const HOST: &str = "Host is not a host with or without a port";
+const HOST: &str = "the Host header is not HOST or HOST:PORT";
 const OTHER_HOST: &str = "Host and the request target name different hosts";
 const LENGTH: &str = "Content-Length is not a decimal number";
 const LENGTH_TWICE: &str = "Content-Length was sent more than once";
