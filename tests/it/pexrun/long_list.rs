@@ -90,7 +90,7 @@ fn directory_is_listed_completely() {
     assert_eq!(outcome.stdout.lines().count(), 2_501);
     host.pexrun(["job", "60a4"]).exits(0).prints("ran\n");
     let few = host.pexrun(["--list", "job", "--limit=7"]).exits(0);
-    assert_eq!(few.logs("only the 7 builds").stdout.lines().count(), 7);
+    assert_eq!(few.logs("limit=7").stdout.lines().count(), 7);
 }
 
 #[test]
