@@ -97,8 +97,9 @@ pub struct CommandLine {
     #[cfg(feature = "config")]
     argv: Vec<OsString>,
     matches: ArgMatches,
+    /// What parsed it.
     #[cfg(feature = "config")]
-    has_environment: bool,
+    command: Command,
     #[cfg(feature = "config")]
     declarations: Vec<settings::Declaration>,
 }
@@ -218,9 +219,9 @@ fn parse_layers<T: Tool>(
         argv,
         matches,
         #[cfg(feature = "config")]
-        has_environment,
-        #[cfg(feature = "config")]
         declarations: settings::declarations(&command),
+        #[cfg(feature = "config")]
+        command,
     };
     Ok((args, command_line))
 }

@@ -13,7 +13,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::{AT_START, CommandLine, RELOADABLE, Tool, environment, prepared};
+use super::{AT_START, CommandLine, RELOADABLE, Tool, environment};
 use crate::config::{ConfigFiles, FileSetting};
 use crate::units::{format_setting, format_size};
 use crate::{Exit, Failure, mask};
@@ -192,8 +192,16 @@ impl CommandLine {
         layers: &[FileLayer<'_>],
     ) -> Result<(T, SettingTable), Failure> {
         let chosen = self.choose::<T>(layers)?;
+        if chosen.is_empty() {
+            let args = T::from_arg_matches(&self.matches)
+                .map_err(|error| explain_file_value(&chosen, &error))?;
+            let declarations = self.declarations.iter();
+            let settings = declarations.map(|declared| self.setting(declared, None, &self.matches));
+            return Ok((args, SettingTable(settings.collect())));
+        }
         let argv = self.line_with(chosen.values())?;
-        let command = prepared::<T>(&self.argv, self.has_environment);
+        // The command of the first parsing: to make it takes as long as to parse.
+        let command = self.command.clone();
         let mut command =
             command.mut_args(|arg| match chosen.contains_key(arg.get_id().as_str()) {
                 // A text of a list may have the delimiter in it, and an empty list is not the default.
@@ -203,9 +211,7 @@ impl CommandLine {
                 false => arg,
             });
         let refused = |error: clap::Error| match error.kind() {
-            ErrorKind::MissingRequiredArgument => {
-                explain_missing(&error, self.requiring::<T>(&chosen))
-            }
+            ErrorKind::MissingRequiredArgument => explain_missing(&error, self.requiring(&chosen)),
             _ => explain_file_value(&chosen, &error),
         };
         let matches = command.try_get_matches_from_mut(&argv).map_err(refused)?;
@@ -245,13 +251,12 @@ impl CommandLine {
     }
 
     /// The setting of a file that requires one that is missing.
-    fn requiring<'a, T: Tool>(&self, chosen: &ChosenSettings<'a>) -> Option<&'a FileSetting> {
+    fn requiring<'a>(&self, chosen: &ChosenSettings<'a>) -> Option<&'a FileSetting> {
         let requires = |setting: &&(&Declaration, &FileSetting)| {
             let argv = self
                 .line_with(std::iter::once(*setting))
                 .unwrap_or_default();
-            let command = prepared::<T>(&self.argv, self.has_environment);
-            let parsed = command.try_get_matches_from(argv);
+            let parsed = self.command.clone().try_get_matches_from(argv);
             parsed.is_err_and(|error| error.kind() == ErrorKind::MissingRequiredArgument)
         };
         chosen.values().find(requires).map(|(_, setting)| *setting)
