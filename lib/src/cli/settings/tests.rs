@@ -9,7 +9,7 @@ use crate::cli::{Common, parse};
 use crate::units;
 
 #[derive(Debug, Parser)]
-struct Args {
+struct SettingsArgs {
     #[command(flatten)]
     common: Common,
     #[arg(long)]
@@ -42,7 +42,7 @@ enum Shape {
     Off,
 }
 
-impl Tool for Args {
+impl Tool for SettingsArgs {
     const NAME: &'static str = "t";
     const EXCLUSIVE: &[&[&str]] = &[&["acl-file", "acl-server"]];
     fn common(&self) -> &Common {
@@ -50,7 +50,7 @@ impl Tool for Args {
     }
 }
 
-fn layered(line: &str, texts: &[&str]) -> Result<(Args, SettingTable), Failure> {
+fn layered(line: &str, texts: &[&str]) -> Result<(SettingsArgs, SettingTable), Failure> {
     let temp = assert_fs::TempDir::new().unwrap();
     let files: Vec<ConfigFiles> = texts
         .iter()
@@ -69,7 +69,8 @@ fn layered(line: &str, texts: &[&str]) -> Result<(Args, SettingTable), Failure> 
             other_keys: &["routes"],
         })
         .collect();
-    let (_, command_line) = parse::<Args, _>(format!("t {line}").split_whitespace()).unwrap();
+    let (_, command_line) =
+        parse::<SettingsArgs, _>(format!("t {line}").split_whitespace()).unwrap();
     command_line.with_files(&layers)
 }
 
